@@ -1,0 +1,212 @@
+"""Settings that each are fine and together are not: what to choose instead.
+
+Each check names the groups that it reads, so that it is left out where one of them could not be composed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdlab import targets
+from kdlab.errors import UserError, did_you_mean
+
+Check = Callable[[DictConfig, dict[str, str]], Iterator[str]]
+
+# `${weight_kd}` and the like reach the terms; a dial that no term names would be set in vain.
+OBJECTIVE_DIALS = ("weight_nll", "weight_pseudo", "weight_kd", "temperature")
+MIXING_DIALS = ("mix", "mix_by")
+BASELINE_STEPS = ("baseline", "evaluate_baseline")
+
+
+def contradictions(
+    cfg: DictConfig, *, choices: dict[str, str] | None = None, doubtful: Collection[str] = (), tolerant: bool = False
+) -> list[str]:
+    """The problems between keys.
+
+    Args:
+        choices: the option of each group, to name it in the message.
+        doubtful: groups whose choice failed, so that what stands there is not what the user meant.
+        tolerant: other problems are known; a check that stumbles over one of them says nothing.
+    """
+    names = choices or {}
+    found: list[str] = []
+    for groups, check in CHECKS:
+        if set(groups) & set(doubtful):
+            continue
+        try:
+            found += check(cfg, names)
+        except (OmegaConfBaseException, UserError, AttributeError, KeyError, TypeError, ValueError):
+            if not tolerant:
+                raise
+    return found
+
+
+def without_effect(cfg: DictConfig, dials: Collection[str], choices: dict[str, str]) -> list[str]:
+    """Of the dials that the user turned, those that nothing listens to; `cfg` unresolved."""
+    objectives = json.dumps([OmegaConf.to_container(cfg.objective), OmegaConf.to_container(cfg.baseline_objective)])
+    objective, recipe = choices.get("objective", "this one"), choices.get("recipe", "this one")
+    found = []
+    for dial in dials:
+        if dial in OBJECTIVE_DIALS and f"${{{dial}}}" not in objectives:
+            found.append(
+                f"{dial}={cfg[dial]} has no effect: no term of objective={objective} uses it; leave it out, "
+                "or choose e.g. objective=hybrid"
+            )
+        if dial in MIXING_DIALS and "pseudo_label" not in cfg.recipe.steps:
+            found.append(
+                f"{dial}={cfg[dial]} has no effect: recipe={recipe} has no pseudo-labels to mix with; leave it out, "
+                "or choose e.g. recipe=hybrid"
+            )
+    return found
+
+
+def _teacher(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    source, recipe = cfg.teacher.source, names.get("recipe", cfg.recipe._target_)
+    objective = names.get("objective", "this one")
+    kd = [name for name, term in cfg.objective.terms.items() if term.weight > 0 and _needs_teacher(term)]
+    pseudo = [name for name, term in cfg.objective.terms.items() if term.weight > 0 and term.on == "pseudo"]
+    on_labels = any(term.weight > 0 and term.on != "gold" for term in cfg.objective.terms.values())
+    makes_labels = "pseudo_label" in cfg.recipe.steps
+    if source == "none" and kd:
+        yield "objective has a kd term but teacher=none; choose e.g. teacher=wide_24x6"
+    elif source == "none" and "teacher" in cfg.recipe.steps:
+        yield f"recipe={recipe} learns from a teacher but teacher=none; choose e.g. teacher=wide_24x6 or recipe=train_only"
+    elif kd and "teacher" not in cfg.recipe.steps:
+        yield f"objective={objective} has a kd term but recipe={recipe} has no teacher; choose e.g. recipe=word_kd"
+    elif pseudo and not makes_labels:
+        yield (
+            f"objective={objective} has a term on pseudo-labels ({', '.join(pseudo)}) but recipe={recipe} makes none; "
+            "choose recipe=seq_kd or recipe=hybrid"
+        )
+    elif makes_labels and not on_labels:
+        yield (
+            f"recipe={recipe} makes pseudo-labels but objective={objective} has no term on them; "
+            "choose e.g. objective=hybrid or recipe=word_kd"
+        )
+    elif "teacher" in cfg.recipe.steps and not kd and not makes_labels:
+        yield f"recipe={recipe} compares with a teacher but objective={objective} has no kd term; choose objective=word_kd"
+    if source == "train" and None in (cfg.teacher.model, cfg.teacher.optim, cfg.teacher.max_steps, cfg.teacher.seed):
+        yield "teacher.source=train needs teacher.model, .optim, .max_steps and .seed; choose e.g. teacher=toy_2x2"
+
+
+def _teacher_folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    if cfg.teacher.source != "folder":
+        if cfg.teacher.path is not None:
+            yield f"teacher.path={cfg.teacher.path} has no effect: only teacher=folder reads it; choose teacher=folder"
+        return
+    if cfg.teacher.path is None:
+        yield "teacher=folder has no path to take the model from; write teacher.path=<folder of a kdlab model>"
+        return
+    try:
+        config = json.loads((Path(cfg.teacher.path) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        yield (
+            f"teacher.path={cfg.teacher.path} holds no readable config.json, so it is no kdlab model; "
+            "write the folder of one (it has weights.safetensors and config.json)"
+        )
+        return
+    theirs = config.get("tgt_vocab_size") or config.get("model", {}).get("tgt_vocab_size")
+    kd = any(_needs_teacher(term) for term in cfg.objective.terms.values() if term.weight > 0)
+    if kd and theirs is not None and theirs != cfg.vocab_size and cfg.data.tokenizer.path is None:
+        yield (
+            f"the teacher in {cfg.teacher.path} has a vocabulary of {theirs}, the student {cfg.vocab_size}, but a kd term "
+            f"compares token by token; write vocab_size={theirs} data.tokenizer.path={cfg.teacher.path}/tokenizer"
+        )
+
+
+def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    if not any(term.weight > 0 for term in cfg.objective.terms.values()):
+        yield "no term of the objective has a weight > 0, so there is nothing to train on; set e.g. weight_nll=1"
+    looks_at = {term.on for term in cfg.objective.terms.values() if term.weight > 0}
+    if cfg.mix > 0 and looks_at == {"pseudo"} and "pseudo_label" in cfg.recipe.steps:
+        objective = names.get("objective", "this one")
+        yield f"mix={cfg.mix} draws gold rows but objective={objective} has no term on them; write mix=0"
+    for name, term in cfg.baseline_objective.terms.items():
+        if cfg.baseline and (term.on == "pseudo" or _needs_teacher(term)):
+            yield (
+                f"baseline_objective.terms.{name} needs a teacher, but the baseline has none; "
+                "choose objective@baseline_objective=nll"
+            )
+
+
+def _until(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    steps = [*cfg.recipe.steps, *(BASELINE_STEPS if cfg.baseline else ()), "report"]
+    if cfg.until is not None and cfg.until not in steps:
+        recipe = names.get("recipe", cfg.recipe._target_)
+        nearest = did_you_mean(cfg.until, steps) or f"; choose one of {', '.join(steps)}"
+        yield f"until={cfg.until} is no step of recipe={recipe}{nearest}"
+
+
+def _models(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    for path, model in (("student", cfg.student), ("teacher.model", cfg.teacher.model)):
+        if model is None or not str(model._target_).endswith(".TransformerConfig"):
+            continue
+        if model.d_model > 0 and model.num_heads > 0 and (model.d_model % model.num_heads or model.d_model % 2):
+            yield (
+                f"{path}.d_model={model.d_model} does not split evenly over {path}.num_heads={model.num_heads}; "
+                f"choose an even multiple of {model.num_heads}"
+            )
+        joint = cfg.data.tokenizer.joint
+        if model.get("tie", "all") == "all" and not joint:
+            yield (
+                f"{path}.tie=all shares one matrix between both languages but data.tokenizer.joint=false; "
+                f"choose {path}.tie=decoder_softmax or data.tokenizer.joint=true"
+            )
+        sizes = model.src_vocab_size, model.tgt_vocab_size
+        if sizes != (cfg.data.tokenizer.vocab_size, cfg.data.tokenizer.vocab_size):
+            yield (
+                f"{path} has vocabularies of {sizes[0]} and {sizes[1]} but data.tokenizer.vocab_size="
+                f"{cfg.data.tokenizer.vocab_size}; leave both at ${{vocab_size}} and set vocab_size"
+            )
+        longest = cfg.data.cleaning.max_tokens
+        if longest is not None and longest > model.get("max_positions", 1024):
+            yield (
+                f"data.cleaning.max_tokens={longest} is more than {path}.max_positions={model.max_positions}, "
+                "so long sentences have no position; lower the first or raise the second"
+            )
+
+
+def _tests(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    known = list(cfg.data.tests)
+    for test in cfg.evaluate.tests or ():
+        if test not in known:
+            nearest = did_you_mean(test, known)
+            yield f"evaluate.tests names '{test}', which data.tests does not have{nearest or f'; it has {known}'}"
+
+
+def _data(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    option, root = names.get("data", cfg.data.name), cfg.data.root
+    raw = json.dumps(OmegaConf.to_container(cfg.data))
+    expected = [part.partition('"')[0] for part in raw.split('"${data.root}/')[1:]]
+    if expected and (root is None or not Path(root).is_dir()):
+        problem = "has no data.root" if root is None else f"looks in data.root={root}, which is no folder"
+        yield f"data={option} {problem}; write data.root=<folder with {', '.join(dict.fromkeys(expected))}>"
+        return
+    if root is not None and not expected and f'"{root}/' not in raw:  # resolved, no reference is left
+        yield f"data.root={root} has no effect: data={option} reads nothing below it; leave it out, or choose data=files for your own"
+    for path, node in targets.nodes(cfg.data):
+        if OmegaConf.missing_keys(node) or any(targets.node_problems(path, node)):
+            continue  # reported as such
+        for problem in targets.build(OmegaConf.create(OmegaConf.to_container(node, resolve=True))).check():
+            yield f"data.{path}: {problem}"
+
+
+def _needs_teacher(term: DictConfig) -> bool:
+    return bool(targets.signature(term.term._target_).flags.get("needs_teacher", True))
+
+
+CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
+    (("recipe", "objective", "teacher"), _teacher),
+    (("teacher", "objective"), _teacher_folder),
+    (("recipe", "objective", "objective@baseline_objective"), _terms),
+    (("recipe",), _until),
+    (("student", "teacher", "data"), _models),
+    (("data", "evaluate"), _tests),
+    (("data",), _data),
+)

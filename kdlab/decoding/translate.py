@@ -1,0 +1,79 @@
+"""Translation of many sentences: sorted, cut into batches by tokens, searched, put back into their order."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+
+from kdlab.decoding.beam import BeamConfig, Hypothesis, beam_search
+from kdlab.errors import UserError
+from kdlab.models.transformer import Transformer
+
+Precision = str  # "fp32" or "bf16"
+
+
+def plan_batches(lengths: Sequence[int], *, batch_tokens: int, beam_size: int) -> list[list[int]]:
+    """Positions of the sentences of each batch, longest first.
+
+    A batch holds as many sentences as keep sentences * beam_size * (its longest length) within `batch_tokens`, at
+    least one. A function of its arguments alone: the plan decides the last bits of scores, so it must not vary.
+    """
+    if batch_tokens < 1:
+        raise UserError(f"batch_tokens is {batch_tokens}, but a batch must hold a token; write e.g. 4096")
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    batches, at = [], 0
+    while at < len(order):
+        size = max(1, batch_tokens // (beam_size * max(1, lengths[order[at]])))
+        batches.append(order[at : at + size])
+        at += size
+    return batches
+
+
+def translate(
+    model: Transformer,
+    src_ids: Sequence[Sequence[int]],
+    config: BeamConfig,
+    *,
+    batch_tokens: int,
+    progress: Callable[[int], object] | None = None,
+) -> list[list[Hypothesis]]:
+    """The `n_best` hypotheses of every source (ids, EOS last), in the order of the sources.
+
+    Args:
+        progress: called with the number of sentences done after each batch, e.g. the `update` of a bar.
+    Raises: UserError where a source is longer than the model's positions.
+    """
+    limit = model.config.max_positions
+    for index, ids in enumerate(src_ids):
+        if len(ids) > limit:
+            raise UserError(
+                f"sentence {index + 1} has {len(ids)} tokens, but this model was built for at most {limit} "
+                f"(max_positions); split or drop it"
+            )
+    found: dict[int, list[Hypothesis]] = {}
+    training = model.training
+    model.eval()
+    try:
+        lengths = [len(ids) for ids in src_ids]
+        for batch in plan_batches(lengths, batch_tokens=batch_tokens, beam_size=config.beam_size):
+            found.update(zip(batch, beam_search(model, [list(src_ids[at]) for at in batch], config), strict=True))
+            if progress is not None:
+                progress(len(batch))
+    finally:
+        model.train(training)
+    return [found[index] for index in range(len(src_ids))]
+
+
+def for_decoding(model: Transformer, *, precision: Precision, device: str) -> Transformer:
+    """A model to decode with: itself, or for bf16 a copy with bf16 weights (half the time on CPUs that know bf16).
+
+    Search stays in fp32 behind the projection to the vocabulary.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise UserError(f"precision is {precision!r}, which decoding does not know; write fp32 or bf16")
+    if precision == "bf16":
+        model = copy.deepcopy(model).to(torch.bfloat16)
+        model.reset_positions()  # the copy rounded them
+    return model.to(device).eval()

@@ -1,0 +1,105 @@
+"""Lines in, lines out: a model folder with its tokenizer, ready to translate text."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdlab.data.lines import read_lines
+from kdlab.data.tokenizer import Tokenizer
+from kdlab.decoding.beam import BeamConfig, Hypothesis
+from kdlab.decoding.translate import Precision, for_decoding, translate
+from kdlab.errors import UserError
+from kdlab.models.folder import load_model, read_config
+from kdlab.models.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Translator:
+    """A model and the tokenizer that it was trained with."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+
+    @classmethod
+    def open(cls, folder: Path, *, precision: Precision, device: str) -> Translator:
+        """From a model folder. Raises: UserError where model and tokenizer do not belong together."""
+        model, tokenizer = load_model(folder), open_tokenizer(folder)
+        return cls(for_decoding(model, precision=precision, device=device), tokenizer)
+
+    def translate(
+        self,
+        lines: Sequence[str],
+        config: BeamConfig,
+        *,
+        batch_tokens: int,
+        progress: Callable[[int], object] | None = None,
+        first_line: int = 1,
+    ) -> list[list[Hypothesis]]:
+        """Hypotheses of every line; a line without tokens gets one that is empty, and is not searched.
+
+        Args:
+            first_line: number of the first line, for messages.
+        """
+        src_ids = self.tokenizer.encode_src(list(lines))
+        some = [index for index, ids in enumerate(src_ids) if len(ids) > 1]
+        self._refuse_long(src_ids, first_line)
+        found = translate(
+            self.model, [src_ids[index] for index in some], config, batch_tokens=batch_tokens, progress=progress
+        )
+        if progress is not None and len(some) < len(lines):
+            progress(len(lines) - len(some))
+        results = [[Hypothesis([], 0.0, 0.0, finished=True)] for _ in lines]
+        for index, hypotheses in zip(some, found, strict=True):
+            results[index] = hypotheses
+        return results
+
+    def text(self, hypothesis: Hypothesis) -> str:
+        """Its text, on one line whatever characters it holds."""
+        return one_line(self.tokenizer.decode_tgt(hypothesis.ids))
+
+    def _refuse_long(self, src_ids: list[list[int]], first_line: int) -> None:
+        limit = self.model.config.max_positions
+        for number, ids in enumerate(src_ids, first_line):
+            if len(ids) > limit:
+                raise UserError(
+                    f"line {number} has {len(ids)} tokens, but this model was built for at most {limit} "
+                    "(max_positions); split it or leave it out"
+                )
+
+
+def one_line(text: str) -> str:
+    """The text with every line break made a space: a hypothesis is one line of a file."""
+    return " ".join(text.splitlines())
+
+
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model folder. Raises: UserError where it is missing or not the one of the model."""
+    config = read_config(folder)
+    tokenizer = Tokenizer.open(folder / "tokenizer")
+    architecture, known = config["architecture"], config["card"].get("tokenizer")
+    built = (architecture["src_vocab_size"], architecture["tgt_vocab_size"])
+    if built != (tokenizer.src_vocab_size, tokenizer.tgt_vocab_size) or known not in (None, tokenizer.fingerprint):
+        raise UserError(
+            f"{folder / 'tokenizer'} ({tokenizer.fingerprint}, {tokenizer.src_vocab_size} and "
+            f"{tokenizer.tgt_vocab_size} ids) is not the tokenizer of this model ({known or 'not recorded'}, "
+            f"{built[0]} and {built[1]} ids): ids would mean other words; put back the one it was trained with"
+        )
+    return tokenizer
+
+
+def input_lines(path: str | None) -> Iterator[str]:
+    """Lines of a file (plain, .gz, .xz, .zst) or, for None, of standard input; checked for UTF-8."""
+    if path is not None:
+        yield from read_lines(path)
+        return
+    for number, raw in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield raw.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"standard input, line {number} is not UTF-8 ({error.reason} at byte {error.start}), so its characters "
+                "are unknown; convert it first, e.g. with iconv -f latin1 -t utf-8"
+            ) from None

@@ -1,0 +1,30 @@
+"""What a user did wrong, said once and clearly; imports nothing.
+
+Every message has three parts: what is wrong with its value, why it matters, what to write instead.
+Commands print it without a traceback and leave with exit code 1. Anything else that escapes is our bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """One problem that the user can mend: bad data, a bad file, a bad model folder."""
+
+
+class ConfigError(UserError):
+    """All problems of a configuration at once."""
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        super().__init__(f"{count} in the configuration:{lines}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the nearest known word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,21 @@
+"""Hybrid distillation: gold NLL, NLL on the teacher's translations, and its distribution at every position."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from kdlab.artifacts.stage import Step
+from kdlab.recipes import steps
+
+
+def plan(cfg: DictConfig) -> list[Step]:
+    """corpus, teacher, pseudo_label, student (with the teacher beside it), evaluate."""
+    settings = steps.resolve(cfg)
+    return [
+        steps.corpus(settings),
+        *steps.teacher(settings),
+        *steps.pseudo_labels(settings),
+        steps.student(settings, labels=True),
+        steps.evaluate(settings),
+        *steps.baseline(settings),
+    ]

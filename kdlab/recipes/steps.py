@@ -1,0 +1,244 @@
+"""The steps that recipes are made of: each takes the resolved configuration and says what is hashed and what is local.
+
+Hashed is what changes results; devices, threads, sizes of microbatches, paths and loggers are not.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from kdlab import files
+from kdlab.artifacts.stage import Step
+from kdlab.errors import UserError
+from kdlab.stages import evaluate_model, fetch_model, prepare_corpus, pseudo_label, train_model
+
+TRAINER_HASHED = ("precision", "tokens_per_step", "val_every", "select", "average", "patience")
+TRAINER_LOCAL = ("device", "threads", "microbatch_tokens", "chunk_size", "checkpoint_every", "log_every")
+OBJECTIVE = "kdlab.objectives.objective.Objective"
+TERM = "kdlab.objectives.objective.WeightedTerm"
+NLL = "kdlab.objectives.nll.Nll"
+
+Settings = dict[str, Any]
+
+
+def resolve(cfg: DictConfig) -> Settings:
+    """The configuration as plain values."""
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    if not isinstance(settings, dict):
+        raise TypeError("a configuration is a mapping")
+    return {str(name): value for name, value in settings.items()}
+
+
+def corpus(settings: Settings) -> Step:
+    """The prepared corpus, known by the content of its files and not by their paths."""
+    data = settings["data"]
+    sources = {part: data[part] for part in ("train", "valid", "tests")}
+    tokenizer = dict(data["tokenizer"])
+    given = tokenizer.pop("path", None)
+    with files.remembered_hashes(_hash_cache(settings)):
+        identities = prepare_corpus.identities(sources)
+        if given:
+            hashes = _folder_hashes(given, "data.tokenizer.path", "a folder with a tokenizer")
+            tokenizer = {"vocab_size": tokenizer["vocab_size"], "sha256": hashes}
+    params = {name: data[name] for name in ("src_lang", "tgt_lang", "cleaning", "seed") if name in data}
+    return Step(
+        name="corpus",
+        stage="prepare_corpus",
+        version=prepare_corpus.VERSION,
+        params={**params, "tokenizer": tokenizer, "identities": identities},
+        inputs={},
+        run=prepare_corpus.run,
+        local={"sources": sources, "tokenizer_path": given, "threads": settings["trainer"]["threads"]},
+    )
+
+
+def teacher(settings: Settings) -> list[Step]:
+    """The teacher, trained here or brought as a folder, and its evaluation."""
+    node = settings["teacher"]
+    if node["source"] == "train":
+        made = Step(
+            name="teacher",
+            stage="train_model",
+            version=train_model.VERSION,
+            params={
+                "model": node["model"],
+                "init": settings["init"],
+                "objective": _teacher_objective(node),
+                "optim": node["optim"],
+                "trainer": _hashed_trainer(settings),
+                "max_steps": node["max_steps"],
+                "seed": node["seed"],
+            },
+            inputs={"corpus": "corpus"},
+            run=train_model.run,
+            local=_training_local(settings, "teacher"),
+        )
+    elif node["source"] == "folder":
+        with files.remembered_hashes(_hash_cache(settings)):
+            hashes = _folder_hashes(node["path"], "teacher.path", "a model folder that kdlab has written")
+        made = Step(
+            name="teacher",
+            stage="fetch_model",
+            version=fetch_model.VERSION,
+            params={"sha256": hashes},
+            inputs={},
+            run=fetch_model.run,
+            local={"path": str(node["path"])},
+        )
+    else:
+        raise UserError(
+            f"teacher.source={node['source']!r}, but this recipe learns from a teacher; "
+            "choose one, e.g. teacher=toy_2x2, or recipe=train_only"
+        )
+    return [made, evaluate(settings, "evaluate_teacher", model="teacher")]
+
+
+def pseudo_labels(settings: Settings) -> list[Step]:
+    """The teacher's translation of the training sources; nothing when no term of the objective looks at it."""
+    if not uses_labels(settings["objective"]):
+        return []
+    return [
+        Step(
+            name="pseudo_label",
+            stage="pseudo_label",
+            version=pseudo_label.VERSION,
+            params={"decode": settings["label_decode"]},
+            inputs={"corpus": "corpus", "teacher": "teacher"},
+            run=pseudo_label.run,
+            local=_device(settings),
+        )
+    ]
+
+
+def student(settings: Settings, *, name: str = "student", objective: str = "objective", labels: bool = False) -> Step:
+    """A student under `settings[objective]`; the teacher is an input only if a term compares with it.
+
+    Args:
+        labels: whether the recipe makes pseudo-labels; they are an input if a term looks at them.
+    """
+    node = _active(settings[objective])
+    labels = labels and uses_labels(node)
+    if labels:
+        node = {"mix": settings["mix"], "mix_by": settings["mix_by"], **node}
+    else:  # gold rows only: the share of gold rows must not change the key
+        node = {field: value for field, value in node.items() if field not in ("mix", "mix_by")}
+    inputs = {"corpus": "corpus"}
+    if any(needs_teacher(term) for term in node["terms"].values()):
+        inputs["teacher"] = "teacher"
+    if labels:
+        inputs["labels"] = "pseudo_label"
+    return Step(
+        name=name,
+        stage="train_model",
+        version=train_model.VERSION,
+        params={
+            "model": settings["student"],
+            "init": settings["init"],
+            "objective": node,
+            "optim": settings["optim"],
+            "trainer": _hashed_trainer(settings),
+            "max_steps": settings["max_steps"],
+            "seed": settings["seed"],
+            **({"mix": settings["mix"], "mix_by": settings["mix_by"]} if labels else {}),
+        },
+        inputs=inputs,
+        run=train_model.run,
+        local=_training_local(settings, name),
+    )
+
+
+def baseline(settings: Settings) -> list[Step]:
+    """The student alone beside a distilled one (`baseline: true`): everything the same, only the objective differs."""
+    if not settings["baseline"]:
+        return []
+    alone = student(settings, name="baseline", objective="baseline_objective")
+    return [alone, evaluate(settings, "evaluate_baseline", model="baseline")]
+
+
+def evaluate(settings: Settings, name: str = "evaluate", *, model: str = "student") -> Step:
+    """Translation of the test sets and its scores."""
+    node = settings["evaluate"]
+    return Step(
+        name=name,
+        stage="evaluate_model",
+        version=evaluate_model.VERSION,
+        params={
+            "decode": settings["decode"],
+            "metrics": sorted(node["metrics"]),
+            "tests": sorted(settings["data"]["tests"] if node["tests"] is None else node["tests"]),
+        },
+        inputs={"corpus": "corpus", "model": model},
+        run=evaluate_model.run,
+        local=_device(settings),
+    )
+
+
+def uses_labels(objective: dict[str, Any]) -> bool:
+    """Whether a term with weight looks at pseudo-label rows."""
+    return any(term["on"] in ("pseudo", "all") for term in _active(objective)["terms"].values())
+
+
+def needs_teacher(term: dict[str, Any]) -> bool:
+    """Whether a term compares with a teacher: its class says `needs_teacher`, read from the source, without torch."""
+    module, _, name = term["term"]["_target_"].rpartition(".")
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise UserError(
+            f"objective term _target_={term['term']['_target_']!r}: there is no module {module!r}, so the term cannot "
+            f"be computed; write e.g. _target_: {NLL}"
+        )
+    for node in ast.parse(Path(found.origin).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            for line in node.body:
+                target = line.target if isinstance(line, ast.AnnAssign) else None
+                if isinstance(target, ast.Name) and target.id == "needs_teacher" and isinstance(line, ast.AnnAssign):
+                    return isinstance(line.value, ast.Constant) and bool(line.value.value)
+    return True
+
+
+def _active(objective: dict[str, Any]) -> dict[str, Any]:
+    # A term of weight zero is not computed, so it must not change the key either.
+    terms = {
+        name: {"_target_": TERM, **{field: value for field, value in term.items() if value is not None}}
+        for name, term in objective["terms"].items()
+        if term is not None and term["weight"] != 0
+    }
+    return {"_target_": OBJECTIVE, **objective, "terms": terms}
+
+
+def _teacher_objective(node: dict[str, Any]) -> dict[str, Any]:
+    # Not cfg.objective: a sweep over the student's weights must not train its teacher again.
+    smoothing = node.get("label_smoothing") or 0.0
+    term = {"_target_": NLL, "label_smoothing": smoothing}
+    return _active({"terms": {"nll": {"weight": 1.0, "on": "gold", "per": "tgt_token", "term": term}}})
+
+
+def _hashed_trainer(settings: Settings) -> dict[str, Any]:
+    return {name: settings["trainer"][name] for name in TRAINER_HASHED}
+
+
+def _training_local(settings: Settings, name: str) -> dict[str, Any]:
+    loggers = [node for node in settings["logger"].values() if isinstance(node, dict) and "_target_" in node]
+    local = {field: settings["trainer"][field] for field in TRAINER_LOCAL}
+    return {**local, "strategy": settings["strategy"], "loggers": loggers, "name": name}
+
+
+def _device(settings: Settings) -> dict[str, Any]:
+    return {name: settings["trainer"][name] for name in ("device", "threads")}
+
+
+def _hash_cache(settings: Settings) -> Path:
+    return Path(settings["paths"]["store"]) / "hashes.json"
+
+
+def _folder_hashes(folder: str | None, option: str, wanted: str) -> dict[str, str]:
+    place = Path(folder) if folder else None
+    if place is None or not place.is_dir():
+        raise UserError(f"{option}={folder!r} is no folder, but its files are needed; write {option}=<{wanted}>")
+    found = sorted(path for path in place.rglob("*") if path.is_file())
+    return {path.relative_to(place).as_posix(): files.sha256_file(path) for path in found}

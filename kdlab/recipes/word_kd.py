@@ -1,0 +1,20 @@
+"""Word-level distillation: the student also matches the teacher's distribution at every gold position."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from kdlab.artifacts.stage import Step
+from kdlab.recipes import steps
+
+
+def plan(cfg: DictConfig) -> list[Step]:
+    """corpus, teacher, student, evaluate; no pseudo-labels, so `on: all` means gold rows."""
+    settings = steps.resolve(cfg)
+    return [
+        steps.corpus(settings),
+        *steps.teacher(settings),
+        steps.student(settings),
+        steps.evaluate(settings),
+        *steps.baseline(settings),
+    ]

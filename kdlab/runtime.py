@@ -1,0 +1,88 @@
+"""The process we run in: messages, progress, versions, CPU time; no torch on import.
+
+Everything a user sees goes to standard error, so that standard output stays a command's result.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+def say(message: str) -> None:
+    """Prints one line to standard error, at once."""
+    print(f"kdlab: {message}", file=sys.stderr, flush=True)
+
+
+def progress(items: Iterable[Item], *, what: str, total: int | None = None, unit: str = "lines") -> Iterator[Item]:
+    """Passes `items` through under a progress bar (a line every 30 s where standard error is no terminal)."""
+    with bar(what=what, total=total, unit=unit) as shown:
+        for item in items:
+            yield item
+            shown.update()
+
+
+def bar(*, what: str, total: int | None, unit: str = "lines", initial: int = 0) -> Any:
+    """A tqdm bar on standard error: rate and time left; quiet enough for a log file."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        desc=what,
+        total=total,
+        unit=f" {unit}",
+        initial=initial,
+        file=sys.stderr,
+        leave=False,
+        dynamic_ncols=terminal,
+        mininterval=0.2 if terminal else 30.0,
+        unit_scale=True,
+    )
+
+
+def device(wanted: str) -> str:
+    """`cpu` or `cuda`; `auto` takes a GPU where there is one."""
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and its finished children so far, user plus system."""
+    return sum(os.times()[:4])
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that can change a number."""
+    names = ("kdlab", "torch", "lightning", "hydra-core", "sacrebleu", "sentencepiece", "datasets")
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of the kdlab sources, `+` behind it when they were changed; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=False).stdout
+
+    head = git("rev-parse", "--short=12", "HEAD").strip()
+    if not head:
+        return None
+    return head + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "kdlab", "conf").strip() else "")

@@ -1,0 +1,72 @@
+"""Stage evaluate_model: translations of the test sets by a model, their scores and what they cost.
+
+Writes scores.json {test: {bleu: {score, signature}, chrf: ..., sentences, sentences_per_s, ...}}, <test>.hyp.txt (one
+line per sentence) and <test>.statistics.json {metric: per-sentence counts}, of which scores are sums.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdlab import files, runtime
+
+VERSION = 1
+
+
+def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
+    """Translates and scores test sets.
+
+    inputs: corpus (for its test sets alone), model (a model folder: its own tokenizer is used). params: decode
+    {beam_size, ...}, metrics, tests. local: device, threads.
+    Raises: UserError where the model folder is not whole or its tokenizer is not the one it was trained with.
+    """
+    import torch
+
+    from kdlab.data.prepared import PreparedCorpus
+    from kdlab.decoding.beam import BeamConfig
+    from kdlab.decoding.translator import Translator
+    from kdlab.evaluation.efficiency import Stopwatch, efficiency
+    from kdlab.evaluation.sacrebleu import score
+    from kdlab.models.transformer import num_parameters
+
+    torch.set_num_threads(local["threads"])
+    decode = dict(params["decode"])
+    batch_tokens, precision = decode.pop("batch_tokens"), decode.pop("precision")
+    config = BeamConfig(**decode)
+    corpus = PreparedCorpus.open(inputs["corpus"])
+    translator = Translator.open(inputs["model"], precision=precision, device=runtime.device(local["device"]))
+
+    tests = {name: corpus.test(name) for name in params["tests"]}
+    scores: dict[str, Any] = {}
+    for name, test in tests.items():
+        watch = Stopwatch()
+        with runtime.bar(what=f"translating {name}", total=len(test.src)) as shown, watch:
+            found = translator.translate(test.src, config, batch_tokens=batch_tokens, progress=shown.update)
+            best = [hypotheses[0] for hypotheses in found]
+            lines = [translator.text(hypothesis) for hypothesis in best]
+        tokens = sum(len(hypothesis.ids) + hypothesis.finished for hypothesis in best)
+        results = score(lines, test.references, params["metrics"])
+        files.write_text(out / f"{name}.hyp.txt", "".join(f"{line}\n" for line in lines))
+        files.write_text(out / f"{name}.statistics.json", _statistics(results))
+        scores[name] = {
+            **{metric: {part: result[part] for part in ("score", "signature")} for metric, result in results.items()},
+            "unfinished": sum(not hypothesis.finished for hypothesis in best),
+            **efficiency(watch, sentences=len(lines), tokens=tokens, model=translator.model),
+        }
+        told = ", ".join(f"{metric} {result['score']:.2f}" for metric, result in results.items())
+        runtime.say(f"{name}: {told} ({len(lines)} sentences)")
+    files.write_json(out / "scores.json", scores)
+    return {
+        "parameters": num_parameters(translator.model),
+        "scores": {
+            name: {metric: round(found[metric]["score"], 2) for metric in params["metrics"]}
+            for name, found in scores.items()
+        },
+    }
+
+
+def _statistics(results: dict[str, dict[str, Any]]) -> str:
+    import json
+
+    return json.dumps({metric: result["statistics"] for metric, result in results.items()}) + "\n"

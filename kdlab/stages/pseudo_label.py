@@ -1,0 +1,153 @@
+"""Stage pseudo_label: the teacher's translation of every training source, tied to its row.
+
+Sources are sorted by length over the whole corpus and decoded in chunks of a fixed number of rows; each finished chunk
+is kept in scratch, so that a killed run goes on at the chunk where it stopped. Chunks are then merged into one file.
+A row gets no label, and training falls back to its gold target, when the hypothesis
+- is unfinished: it was cut off at the greatest length, so it repeats itself or lacks its end; or
+- is empty: its text has no characters.
+A teacher with another vocabulary than the corpus is fed the source text, and its text is encoded as the corpus is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdlab import files, runtime
+
+if TYPE_CHECKING:
+    from kdlab.data.prepared import PreparedCorpus
+    from kdlab.decoding.beam import BeamConfig
+    from kdlab.decoding.translator import Translator
+
+VERSION = 1
+CHUNK_ROWS = 2048  # decides the batches and with them the last bits of scores: to change it, raise VERSION
+
+
+@dataclass
+class Chunk:
+    """Labels of some rows, and what became of the others."""
+
+    row_id: list[int] = field(default_factory=list)
+    src_hash: list[int] = field(default_factory=list)
+    tgt: list[list[int]] = field(default_factory=list)  # ids of the corpus's tokenizer, EOS last
+    text: list[str] = field(default_factory=list)
+    score: list[float] = field(default_factory=list)
+    log_prob: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)  # row ids of all that were decoded
+    empty: int = 0
+    unfinished: int = 0
+    src_tokens: int = 0  # of the rows with a label, EOS counted
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+
+def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
+    """Decodes the training sources of a corpus with a teacher.
+
+    inputs: corpus, teacher (a model folder). params: decode {beam_size, length_penalty, max_length_ratio,
+    max_length_extra, batch_tokens, precision}. local: device, threads.
+    Writes what data/labels.py reads. Raises: UserError where the teacher folder is no whole model.
+    """
+    import numpy as np
+    import torch
+
+    from kdlab.data.labels import LabelWriter
+    from kdlab.data.prepared import PreparedCorpus
+    from kdlab.decoding.beam import BeamConfig
+    from kdlab.decoding.translator import Translator
+
+    torch.set_num_threads(local["threads"])
+    decode = dict(params["decode"])
+    batch_tokens, precision = decode.pop("batch_tokens"), decode.pop("precision")
+    config = BeamConfig(**decode)
+    corpus = PreparedCorpus.open(inputs["corpus"])
+    teacher = Translator.open(inputs["teacher"], precision=precision, device=runtime.device(local["device"]))
+
+    order = np.argsort(-corpus.train.src_len, kind="stable")
+    starts = range(0, len(order), CHUNK_ROWS)
+    names = [out / "scratch" / f"chunk_{number:06d}.json" for number in range(len(starts))]
+    done = sum(
+        len(order[start : start + CHUNK_ROWS]) for start, name in zip(starts, names, strict=True) if name.exists()
+    )
+    if done:
+        runtime.say(f"pseudo_label: {done} of {len(order)} rows are decoded already")
+    with runtime.bar(what="pseudo_label", total=len(order), initial=done) as shown:
+        for start, name in zip(starts, names, strict=True):
+            if not name.exists():
+                rows = order[start : start + CHUNK_ROWS]
+                chunk = _decode(corpus, teacher, rows, config, batch_tokens, shown.update)
+                files.write_text(name, json.dumps(asdict(chunk), allow_nan=False))
+
+    totals: dict[str, Any] = dict.fromkeys(("empty", "unfinished", "src_tokens", "wall_s", "cpu_s"), 0)
+    labels = tokens = 0
+    with LabelWriter(out) as writer:
+        for start, chunk in zip(starts, _read(names), strict=True):
+            if chunk.rows != corpus.train.row_id[order[start : start + CHUNK_ROWS]].tolist():
+                raise RuntimeError("a chunk in scratch holds other rows than this corpus has there")
+            columns = ("row_id", "src_hash", "tgt", "text", "score", "log_prob")
+            writer.write(**{column: getattr(chunk, column) for column in columns})
+            labels += len(chunk.tgt)
+            tokens += sum(map(len, chunk.tgt))
+            for total in totals:
+                totals[total] += getattr(chunk, total)
+    runtime.say(
+        f"pseudo_label: {labels:,} labels for {len(order):,} rows; without one: {totals['empty']:,} empty, "
+        f"{totals['unfinished']:,} unfinished"
+    )
+    return {
+        "rows": len(order),
+        "labels": labels,
+        "empty": totals["empty"],
+        "unfinished": totals["unfinished"],
+        "tokens": tokens,
+        "mean_length_ratio": round(tokens / max(1, totals["src_tokens"]), 4),
+        "tokens_per_s": round(tokens / max(totals["wall_s"], 1e-9), 1),
+        "tokens_per_cpu_s": round(tokens / max(totals["cpu_s"], 1e-9), 1),
+        "cpu_s": round(totals["cpu_s"], 1),
+        "parameters": sum(parameter.numel() for parameter in teacher.model.parameters()),
+        "rule": "empty and unfinished hypotheses give no label; the row keeps its gold target alone",
+    }
+
+
+def _decode(
+    corpus: PreparedCorpus, teacher: Translator, rows: Any, config: BeamConfig, batch_tokens: int, progress: Any
+) -> Chunk:
+    """Decodes one chunk; `rows` are positions in the corpus."""
+    from kdlab.decoding.translate import translate
+    from kdlab.evaluation.efficiency import Stopwatch
+    from kdlab.types import EOS_ID
+
+    source, chunk, watch = corpus.train, Chunk(), Stopwatch()
+    same_ids = teacher.tokenizer.fingerprint == corpus.tokenizer.fingerprint
+    with watch:
+        if same_ids:
+            src_ids = [ids.tolist() for ids in source.src_ids(rows)]
+        else:
+            src_ids = teacher.tokenizer.encode_src(source.src_text(rows))
+        found = translate(teacher.model, src_ids, config, batch_tokens=batch_tokens, progress=progress)
+    chunk.rows = source.row_id[rows].tolist()
+    for row, src_len, hypotheses in zip(rows.tolist(), map(len, src_ids), found, strict=True):
+        best = hypotheses[0]
+        text = teacher.text(best)
+        if not best.finished:
+            chunk.unfinished += 1
+        elif not text.strip():
+            chunk.empty += 1
+        else:
+            chunk.row_id.append(int(source.row_id[row]))
+            chunk.src_hash.append(int(source.src_hash[row]))
+            chunk.tgt.append([*best.ids, EOS_ID] if same_ids else corpus.tokenizer.encode_tgt([text])[0])
+            chunk.text.append(text)
+            chunk.score.append(best.score)
+            chunk.log_prob.append(best.log_prob)
+            chunk.src_tokens += src_len
+    chunk.wall_s, chunk.cpu_s = watch.wall_s, watch.cpu_s
+    return chunk
+
+
+def _read(names: list[Path]) -> Iterator[Chunk]:
+    return (Chunk(**files.read_json(name)) for name in names)

@@ -1,0 +1,177 @@
+"""Trains one model: a teacher, a student alone, or a student against a teacher and its pseudo-labels.
+
+Result: a model folder (weights, config, tokenizer, card) with metrics.csv and objective.txt beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdlab import files, runtime
+from kdlab.errors import UserError
+
+if TYPE_CHECKING:
+    from kdlab.data.prepared import PreparedCorpus
+    from kdlab.models.transformer import Transformer
+    from kdlab.training.callbacks import Validation
+
+VERSION = 1
+
+
+def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
+    """Trains to params["max_steps"] or an early stop and leaves a model folder in `out`.
+
+    Args:
+        inputs: corpus; teacher (a model folder) if the objective compares with one; labels if it uses pseudo-labels.
+        params: model, init, objective, optim, trainer, max_steps, seed; mix and mix_by with labels.
+        local: device, threads, microbatch_tokens, chunk_size, checkpoint_every, log_every, strategy, loggers, name.
+    """
+    import torch
+    from hydra.utils import instantiate
+
+    from kdlab.data.batching import GOLD_ALONE, StepStream
+    from kdlab.data.labels import PseudoLabels
+    from kdlab.data.mixing import Mixing
+    from kdlab.data.prepared import PreparedCorpus
+    from kdlab.models.transformer import Transformer, num_parameters
+    from kdlab.training.callbacks import Progress, Resume, Steps, Validation
+    from kdlab.training.fit import fit
+    from kdlab.training.metrics import MetricsCsv
+    from kdlab.training.module import StudentModule
+    from kdlab.training.optim import Optim
+
+    device = runtime.device(local["device"])
+    torch.set_num_threads(local["threads"])
+    torch.manual_seed(params["seed"])
+    trainer, corpus = params["trainer"], PreparedCorpus.open(inputs["corpus"])
+    tokenizer = corpus.tokenizer
+    student = Transformer(instantiate(params["model"]))
+    _fits_vocabulary(student, corpus)
+    instantiate(params["init"], student, seed=params["seed"])
+    objective = instantiate(params["objective"], _convert_="all")  # plain dicts of dataclasses
+    teacher = _teacher(inputs["teacher"], corpus, device, trainer["precision"]) if objective.needs_teacher else None
+    module = StudentModule(
+        student,
+        objective,
+        teacher,
+        Optim(**params["optim"]),
+        max_steps=params["max_steps"],
+        chunk_size=local["chunk_size"],
+    )
+
+    labels = PseudoLabels.open(inputs["labels"], corpus.train) if "labels" in inputs else None
+    stream = StepStream(
+        corpus.train,
+        labels=labels,
+        mixing=Mixing(params["mix"], params["mix_by"]) if labels is not None else GOLD_ALONE,
+        seed=params["seed"],
+        tokens_per_step=trainer["tokens_per_step"],
+        microbatch_tokens=local["microbatch_tokens"],
+        src_pad_id=tokenizer.src_pad_id,
+        tgt_pad_id=tokenizer.tgt_pad_id,
+    )
+    loader, scratch = Steps(stream), out / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    metrics = MetricsCsv(out / "metrics.csv")
+    validation = Validation(
+        scratch / "snapshots",
+        lambda: _validation_batches(corpus, local["microbatch_tokens"]),
+        _translation_score(corpus, device) if trainer["select"] == "bleu" else None,
+        every=trainer["val_every"],
+        select={"bleu": "bleu", "loss": "nll"}[trainer["select"]],
+        average=trainer["average"],
+        patience=trainer["patience"],
+    )
+    files.write_text(out / "objective.txt", objective.formula() + "\n")
+    runtime.say(f"{num_parameters(student):,} parameters; {objective.formula()}")
+    steps = fit(
+        module,
+        loader,
+        max_steps=params["max_steps"],
+        precision=trainer["precision"],
+        strategy=instantiate(local["strategy"], device=device),
+        loggers=[metrics, *(instantiate(logger) for logger in local["loggers"])],
+        callbacks=[
+            validation,
+            Resume(scratch / "last.ckpt", loader, metrics, every=local["checkpoint_every"]),
+            Progress(local["name"], every=local["log_every"]),
+        ],
+        checkpoint=scratch / "last.ckpt",
+    )
+    return _finish(out, student, validation, corpus, steps, params)
+
+
+def _finish(
+    out: Path, student: Transformer, validation: Validation, corpus: PreparedCorpus, steps: int, params: dict[str, Any]
+) -> dict[str, Any]:
+    """Puts the averaged weights into a model folder."""
+    from kdlab.models.folder import save_model
+    from kdlab.models.transformer import num_parameters
+
+    student.cpu().load_state_dict(validation.averaged(), strict=True)
+    scores = dict(validation.history)
+    summary = {
+        "parameters": num_parameters(student),
+        "steps": steps,
+        "averaged_steps": sorted(validation.chosen()),
+        "best_validation": {params["trainer"]["select"]: abs(max(scores.values()))},
+    }
+    save_model(out, student, card={**summary, "objective": (out / "objective.txt").read_text(encoding="utf-8").strip()})
+    corpus.tokenizer.save(out / "tokenizer")
+    return summary
+
+
+def _teacher(folder: Path, corpus: PreparedCorpus, device: str, precision: str) -> Any:
+    """A frozen teacher, refused unless it speaks the corpus's vocabulary: word-level KD compares token by token."""
+    from kdlab.data.tokenizer import Tokenizer
+    from kdlab.models.folder import load_model
+    from kdlab.teachers.frozen import FrozenTeacher
+
+    theirs, ours = Tokenizer.open(folder / "tokenizer").fingerprint, corpus.tokenizer.fingerprint
+    if theirs != ours:
+        raise UserError(
+            f"the teacher's vocabulary ({theirs}) is not the corpus's ({ours}), but word-level KD compares probabilities "
+            "token by token; use recipe=seq_kd (it needs no common vocabulary), or prepare the corpus with the teacher's "
+            "own: data.tokenizer.path=<teacher folder>/tokenizer"
+        )
+    return FrozenTeacher(load_model(folder), device=device, precision=precision)
+
+
+def _fits_vocabulary(student: Transformer, corpus: PreparedCorpus) -> None:
+    built = (student.config.src_vocab_size, student.config.tgt_vocab_size)
+    needed = (corpus.tokenizer.src_vocab_size, corpus.tokenizer.tgt_vocab_size)
+    if built != needed:
+        raise UserError(
+            f"the model has vocabularies of {built[0]} and {built[1]}, the corpus's tokenizer {needed[0]} and {needed[1]}, "
+            f"but every token needs its own row; write vocab_size={needed[0]}"
+        )
+
+
+def _validation_batches(corpus: PreparedCorpus, microbatch_tokens: int) -> Any:
+    from kdlab.data.batching import evaluation_batches
+
+    return evaluation_batches(
+        corpus.valid,
+        microbatch_tokens=microbatch_tokens,
+        src_pad_id=corpus.tokenizer.src_pad_id,
+        tgt_pad_id=corpus.tokenizer.tgt_pad_id,
+    )
+
+
+def _translation_score(corpus: PreparedCorpus, device: str) -> Any:
+    """Scores a model by greedy translation of the validation set: {"bleu": ...}."""
+    from kdlab.decoding.beam import BeamConfig
+    from kdlab.decoding.translate import translate
+    from kdlab.evaluation.sacrebleu import score
+
+    src_lines, references = corpus.valid_text
+    src_ids = corpus.tokenizer.encode_src(src_lines)
+    greedy = BeamConfig(beam_size=1, length_penalty=1.0)
+
+    def bleu(model: Any) -> dict[str, float]:
+        found = translate(model, src_ids, greedy, batch_tokens=8192, progress=None)
+        hypotheses = [corpus.tokenizer.decode_tgt(nbest[0].ids) for nbest in found]
+        return {"bleu": score(hypotheses, [references])["bleu"]["score"]}
+
+    return bleu

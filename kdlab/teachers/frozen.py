@@ -1,0 +1,43 @@
+"""A model that only gives: eval mode, no gradient, in no module tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from kdlab.models.transformer import Transformer
+from kdlab.types import Batch, Head, ModelOutput
+
+
+class FrozenTeacher:
+    """Holds a teacher outside every module tree.
+
+    It is a plain object on purpose: as a submodule, a teacher would be put back into training mode by Lightning's `.train()`
+    recursion, and would land in the checkpoint, the optimizer, the gradient norm and the parameter count.
+
+    Args:
+        model: taken over: set to eval mode, all gradients off.
+        precision: bf16 keeps the weights of linear layers in bf16 (norms stay fp32), to be called under autocast.
+    """
+
+    def __init__(self, model: Transformer, *, device: torch.device | str = "cpu", precision: str = "fp32"):
+        model.eval().requires_grad_(False).to(device)
+        if precision == "bf16":
+            for module in model.modules():
+                if isinstance(module, nn.Linear):
+                    module.to(torch.bfloat16)
+        self._model = model
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> ModelOutput:
+        """Runs the teacher over the very same prefixes as the student."""
+        targets = batch.targets
+        return self._model(batch.src_BS, batch.src_mask_BS, targets.tgt_in_RT, targets.source_R)
+
+    @contextmanager
+    def head(self) -> Iterator[Head]:
+        """The projection to the vocabulary, valid inside the context (a sharded teacher gathers it here)."""
+        yield self._model.head()

@@ -1,0 +1,229 @@
+"""What watches a training: validation with its snapshots, exact resuming, progress.
+
+Validation and checkpoints hang on Lightning's `on_train_batch_end` in a fixed order (validate, then save): Lightning's own
+validation loop and ModelCheckpoint leave it open whether a checkpoint was taken before or after a validation.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from safetensors.torch import load_file, save_file
+
+from kdlab import runtime
+from kdlab.data.batching import StepStream, StreamPosition
+from kdlab.training.metrics import MetricsCsv
+from kdlab.training.module import StudentModule
+from kdlab.types import Batch
+
+Log = dict[str, float]
+
+
+class Validation(Callback):
+    """Validates every `every` steps and at the end, and keeps the weights of the best `average` validations.
+
+    Args:
+        translate: scores the student by translation, e.g. {"bleu": 31.2}; None leaves it out.
+        select: metric that decides (`bleu`: higher is better; `nll`: lower).
+        patience: stop after this many validations without a better one; None never stops.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        batches: Callable[[], Any],
+        translate: Callable[[torch.nn.Module], Log] | None,
+        *,
+        every: int,
+        select: str,
+        average: int,
+        patience: int | None,
+    ):
+        self._folder = folder
+        self._batches = batches
+        self._translate = translate
+        self._every = every
+        self._select = select
+        self._average = average
+        self._patience = patience
+        self.history: list[tuple[int, float]] = []  # (step, score: higher is better)
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Validates when it is time."""
+        assert isinstance(pl_module, StudentModule)
+        step = trainer.global_step
+        if step % self._every and step != trainer.max_steps:
+            return
+        found = pl_module.validate(self._batches())
+        if self._translate is not None:
+            pl_module.student.eval()
+            found |= self._translate(pl_module.student)
+            pl_module.student.train()
+        for logger in trainer.loggers:
+            logger.log_metrics({f"valid/{name}": value for name, value in found.items()}, step)
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        runtime.say(f"step {step}: validation {shown}")
+        self._keep(step, found[self._select] * (-1 if self._select == "nll" else 1), pl_module.student)
+        if self._is_over():
+            runtime.say(f"step {step}: no better validation for {self._patience} times; stopping here")
+            trainer.should_stop = True
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """A run that was killed after its early stop must not go on."""
+        if self._is_over():
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scores so far; the weights lie beside the checkpoint."""
+        return {"history": [list(entry) for entry in self.history]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the scores."""
+        self.history = [(int(step), float(score)) for step, score in state_dict["history"]]
+
+    def chosen(self) -> list[int]:
+        """Steps of the best validations, best first; an earlier step wins a tie."""
+        return [step for step, _ in sorted(self.history, key=lambda entry: (-entry[1], entry[0]))[: self._average]]
+
+    def averaged(self) -> dict[str, torch.Tensor]:
+        """Mean of the weights of the chosen validations, in fp64, back in their own type."""
+        states = [load_file(self._file(step)) for step in self.chosen()]
+        return {
+            name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
+            for name, value in states[0].items()
+        }
+
+    def _is_over(self) -> bool:
+        scores = [score for _, score in self.history]
+        return bool(scores) and self._patience is not None and len(scores) - 1 - scores.index(max(scores)) >= self._patience
+
+    def _keep(self, step: int, score: float, student: torch.nn.Module) -> None:
+        dropped = set(self.chosen())
+        self.history.append((step, score))
+        dropped -= set(self.chosen())
+        if step in self.chosen():
+            temporary = self._file(step).with_suffix(".tmp")
+            parameters = {name: value.detach().cpu().contiguous() for name, value in student.named_parameters()}
+            save_file(parameters, temporary)
+            os.replace(temporary, self._file(step))
+        for old in dropped:
+            self._file(old).unlink(missing_ok=True)
+
+    def _file(self, step: int) -> Path:
+        return self._folder / f"step_{step:08d}.safetensors"
+
+
+class Steps:
+    """The loader that Lightning sees: a stream of optimizer steps that begins where a resumed run stood."""
+
+    def __init__(self, stream: StepStream):
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[tuple[StreamPosition, list[Batch]]]:
+        return iter(self.stream)
+
+
+class Resume(Callback):
+    """Saves all that continues a run exactly: weights, optimizer, schedule, RNG, position in the data.
+
+    The checkpoint appears whole or not at all, and holds tensors and plain values only.
+    """
+
+    def __init__(self, path: Path, steps: Steps, metrics: MetricsCsv, *, every: int):
+        self._path = path
+        self._steps = steps
+        self._metrics = metrics
+        self._every = every
+        self._position = steps.stream.start
+        self._rng: dict[str, torch.Tensor] = {}
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Puts the random state back after everything else has been built."""
+        if "cpu" in self._rng:
+            torch.set_rng_state(self._rng["cpu"])
+        if "cuda" in self._rng and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self._rng["cuda"])
+        self._metrics.forget_after(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves when it is time."""
+        self._position = batch[0]  # of the batch just trained on: Lightning has already fetched the next one
+        if trainer.global_step % self._every == 0 or trainer.global_step == trainer.max_steps or trainer.should_stop:
+            temporary = self._path.with_suffix(".tmp")
+            trainer.save_checkpoint(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, self._path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Random state and position."""
+        rng = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            rng["cuda"] = torch.cuda.get_rng_state()
+        return {"rng": rng, "position": [self._position.epoch, self._position.step]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Sets the stream to where it was; Lightning opens it after this."""
+        self._rng = state_dict["rng"]
+        self._position = StreamPosition(*state_dict["position"])
+        self._steps.stream = replace(self._steps.stream, start=self._position)
+
+
+class Progress(Callback):
+    """A bar with loss and target tokens a second; the numbers go to the loggers every `every` steps."""
+
+    def __init__(self, what: str, *, every: int):
+        self._what = what
+        self._every = every
+        self._bar: Any = None
+        self._tokens = 0
+        self._since = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Opens the bar where the run stands."""
+        self._bar = runtime.bar(
+            what=self._what, total=trainer.max_steps, unit="steps", initial=trainer.global_step
+        )
+        self._since = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar; logs when it is time."""
+        microbatches: list[Batch] = batch[1]
+        self._tokens += sum(b.num_units("all", "tgt_token") for b in microbatches)
+        self._bar.update()
+        if trainer.global_step % self._every:
+            return
+        seconds = time.perf_counter() - self._since
+        values = {f"train/{name}": float(value) for name, value in outputs.items()}
+        values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        values["train/tokens_per_s"] = self._tokens / max(seconds, 1e-9)
+        self._bar.set_postfix_str(f"loss {values['train/loss']:.3f}, {values['train/tokens_per_s']:,.0f} tokens/s")
+        for logger in trainer.loggers:
+            logger.log_metrics(values, trainer.global_step)
+        self._tokens, self._since = 0, time.perf_counter()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Closes the bar."""
+        self._bar.close()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Closes the bar before an error message."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,52 @@
+"""Lightning's Trainer, set up so that nothing happens behind our back."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from kdlab.training.callbacks import Steps
+from kdlab.training.module import StudentModule
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def fit(
+    module: StudentModule,
+    steps: Steps,
+    *,
+    max_steps: int,
+    precision: str,
+    strategy: dict[str, Any],
+    loggers: list[Logger],
+    callbacks: list[Callback],
+    checkpoint: Path,
+) -> int:
+    """Trains to `max_steps` or an early stop, from `checkpoint` where there is one. Returns the steps done."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    trainer = lightning.Trainer(
+        **strategy,
+        precision=PRECISIONS[precision],  # type: ignore[arg-type]
+        max_steps=max_steps,
+        max_epochs=-1,
+        logger=loggers,
+        callbacks=callbacks,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    with warnings.catch_warnings():
+        # both speak of Lightning's own loaders and loops, which we do not use
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+        resume = {"ckpt_path": str(checkpoint)} if checkpoint.exists() else {}
+        trainer.fit(module, train_dataloaders=steps, weights_only=True, **resume)  # type: ignore[arg-type]
+    return trainer.global_step

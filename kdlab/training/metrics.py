@@ -1,0 +1,49 @@
+"""metrics.csv: every number of a training, always written."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsCsv(Logger):
+    """A Lightning logger that appends `step,metric,value` rows and survives a kill.
+
+    (Lightning's own CSVLogger deletes the earlier rows when a run resumes.)
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self._path = path
+        if not path.exists():
+            path.write_text("step,metric,value\n", encoding="utf-8")
+
+    @property
+    def name(self) -> str:
+        """Lightning wants one."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """Lightning wants one."""
+        return ""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Appends one row a metric."""
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows((step, name, f"{v:.6g}") for name, v in metrics.items())
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration stands in run.json and the manifest."""
+
+    def forget_after(self, step: int) -> None:
+        """Drops rows behind a checkpoint, and a torn last one: they are written again."""
+        rows = self._path.read_text(encoding="utf-8").split("\n")[:-1]
+        kept = [row for row in rows[1:] if row.count(",") == 2 and int(row.split(",")[0]) <= step]
+        self._path.write_text("\n".join([rows[0], *kept]) + "\n", encoding="utf-8")

@@ -1,0 +1,123 @@
+"""One optimizer step of a student, as Lightning wants it; no maths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from kdlab.errors import UserError
+from kdlab.models.transformer import Transformer
+from kdlab.objectives.nll import Nll
+from kdlab.objectives.objective import Objective, WeightedTerm
+from kdlab.objectives.reduce import Reduced, Side, reduce
+from kdlab.teachers.frozen import FrozenTeacher
+from kdlab.training.optim import Optim
+from kdlab.types import Batch
+
+
+class StudentModule(lightning.LightningModule):
+    """Runs student and teacher, hands both to the objective, steps.
+
+    A Lightning batch is one optimizer step: a list of microbatches. The units of every term are counted over all of them
+    before the first forward, so that cutting a step differently changes nothing. Manual optimisation, therefore the module clips.
+    """
+
+    def __init__(
+        self,
+        student: Transformer,
+        objective: Objective,
+        teacher: FrozenTeacher | None,
+        optim: Optim,
+        *,
+        max_steps: int,
+        chunk_size: int,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.student = student
+        self.objective = objective
+        self._teacher = teacher  # a plain object: never a submodule (see FrozenTeacher)
+        self._optim = optim
+        self._max_steps = max_steps
+        self._chunk_size = chunk_size
+
+    def configure_optimizers(self) -> Any:
+        """Adam over the student's parameters, and its schedule."""
+        optimizer = self._optim.optimizer(self.student.parameters())
+        return {"optimizer": optimizer, "lr_scheduler": self._optim.scheduler(optimizer, self._max_steps)}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves every microbatch; the position of the stream travels along untouched."""
+        position, microbatches = batch
+        return position, [microbatch.to(device) for microbatch in microbatches]
+
+    def training_step(self, batch: tuple[Any, list[Batch]], batch_idx: int) -> dict[str, Tensor]:
+        """One update. Returns what the log shows: mean of each term, loss, gradient norm (before clipping)."""
+        _, step = batch
+        units = self.objective.units(step)
+        scales = self.objective.scales(units)
+        sums = {name: torch.zeros((), device=self.device) for name in units}
+        loss = torch.zeros((), device=self.device)
+        for microbatch in step:
+            reduced = self._forward(microbatch, scales, self.objective.active)
+            self.manual_backward(reduced.loss)
+            loss += reduced.loss.detach()
+            for name, value in reduced.sums.items():
+                sums[name] += value
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), self._optim.clip_norm or float("inf"))
+        if not torch.isfinite(loss + grad_norm):
+            raise UserError(
+                f"the loss ({float(loss):g}) or its gradient ({float(grad_norm):g}) is not finite at step "
+                f"{self.trainer.global_step + 1}; a step with it would destroy the weights, so nothing was changed and the "
+                "last checkpoint is kept; lower optim.lr, lengthen optim.warmup_steps or use trainer.precision=fp32"
+            )
+        optimizer: Any = self.optimizers()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+        return {"loss": loss, "grad_norm": grad_norm, **self._means(sums, step)}
+
+    @torch.no_grad()
+    def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """Mean of each term over a whole set of gold targets: sums first, one division at the end.
+
+        `nll` is always among them, without label smoothing, so that runs with different objectives can be compared.
+        """
+        self.student.eval()
+        terms = {n: t for n, t in self.objective.active.items() if t.on != "pseudo"}
+        terms["nll"] = WeightedTerm(1.0, "gold", "tgt_token", Nll())
+        sums = dict.fromkeys(terms, 0.0)
+        units = dict.fromkeys(terms, 0)
+        with self.trainer.precision_plugin.forward_context():
+            for batch in batches:
+                microbatch = batch.to(self.device)
+                for name, value in self._forward(microbatch, dict.fromkeys(terms, 1.0), terms).sums.items():
+                    sums[name] += float(value)
+                    units[name] += microbatch.num_units(terms[name].on, terms[name].per)
+        self.student.train()
+        return {name: sums[name] / units[name] for name in terms}
+
+    def _forward(self, batch: Batch, scales: dict[str, float], terms: dict[str, WeightedTerm]) -> Reduced:
+        targets = batch.targets
+        out = self.student(batch.src_BS, batch.src_mask_BS, targets.tgt_in_RT, targets.source_R)
+        student = Side(out.decoder_RTD, self.student.head())
+        settings: dict[str, Any] = {"chunk_size": self._chunk_size}
+        if self._teacher is None or not self.objective.needs_teacher:
+            return reduce(terms, scales, targets, student, None, **settings)
+        hidden_RTD = self._teacher(batch).decoder_RTD
+        with self._teacher.head() as head:
+            return reduce(terms, scales, targets, student, Side(hidden_RTD, head), **settings)
+
+    def _means(self, sums: dict[str, Tensor], step: list[Batch]) -> dict[str, Tensor]:
+        means = {}
+        for name, total in sums.items():
+            term = self.objective.terms[name]
+            own_units = sum(b.num_units(term.on, term.per) for b in step)
+            if own_units:
+                means[name] = total / own_units
+        return means

@@ -1,0 +1,84 @@
+"""Every `python -m kdlab.run ...` in README.md composes and plans, on small generated files where it reads any."""
+
+import bz2
+import gzip
+import lzma
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from kdlab import run
+
+ROOT = Path(__file__).resolve().parents[2]
+OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+START = "python -m kdlab.run"
+
+
+def commands(markdown):
+    """The command lines of the code blocks, fenced or indented, with their continuations joined."""
+    lines = re.sub(r"\s*\\\n\s*", " ", markdown).splitlines()
+    found, fenced = [], False
+    for line in lines:
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif fenced or line.startswith("    "):
+            text = line.strip().removeprefix("$ ")
+            if text == START or text.startswith(f"{START} "):
+                found.append(text)
+    return found
+
+
+README = commands((ROOT / "README.md").read_text(encoding="utf-8")) if (ROOT / "README.md").exists() else []
+
+
+def make_data(folder):
+    """For every data group that reads below data.root: a folder of its name with those files, three lines each."""
+    for group in (ROOT / "conf" / "data").glob("*.yaml"):
+        for path in re.findall(r"\$\{data\.root\}/([\w./-]+)", group.read_text(encoding="utf-8")):
+            place = folder / group.stem / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with OPENERS.get(place.suffix, open)(place, "wt", encoding="utf-8") as file:
+                file.write("eins zwei\n" * 3)
+
+
+def make_model(folder):
+    """Stands for a `<placeholder>`: enough of a model folder for a plan."""
+    for name in ("config.json", "weights.safetensors", "tokenizer/source.model"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("{}", encoding="utf-8")
+    return folder
+
+
+def test_there_are_commands_and_the_main_job_is_among_them():
+    assert any(command == START for command in README)
+    assert any("+experiment=" in command for command in README)
+
+
+@pytest.mark.parametrize("command", README)
+def test_a_command_of_the_readme_makes_a_plan(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_data(tmp_path / "data")
+    model = make_model(tmp_path / "model")
+    (tmp_path / "conf").mkdir()
+    words = []
+    command = re.sub(r"[\w./-]*<[^<>]+>", str(model), command)
+    command = re.sub(r"\$\{?KDLAB_DATA\}?", str(tmp_path / "data"), command)
+    for word in shlex.split(command, comments=True)[3:]:
+        if word in ("|", "&&", ";", ">", "2>"):  # the rest of the line is the shell's
+            break
+        words.append(word)
+    asks_only = {"--help", "-h", "--cfg", "-c"} & set(words)
+    status = run.main([*words, *([] if asks_only else ["dry_run=true"])])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    assert asks_only or re.search(r"^corpus +prepare_corpus +[0-9a-f]{12} +(run|reuse)$", printed.out, re.M), (
+        printed.out
+    )
+
+
+def test_commands_are_found_in_fenced_and_indented_blocks():
+    text = f"Say `{START} no=1`.\n\n    {START} a=1 \\\n      b=2\n\n"
+    text += f"```bash\n$ {START}\npip install x\n```\n{START} no=2\n"
+    assert commands(text) == [f"{START} a=1 b=2", START]

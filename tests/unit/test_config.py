@@ -1,0 +1,261 @@
+"""The configuration: every YAML composes and binds; every mistake is reported, clearly and with all others."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from kdlab import compose, schema
+from kdlab.errors import ConfigError
+
+CONF = schema.config_dir()
+MULTI30K = [f"{part}.{lang}.xz" for part in ("train", "valid", "test2016", "test2017") for lang in ("de", "en")]
+ALONE = ["recipe=train_only", "objective=nll"]
+# what an option needs beside it to make sense
+COMPANIONS = {
+    "recipe=train_only": ["objective=nll"],
+    "recipe=word_kd": ["objective=word_kd"],
+    "recipe=seq_kd": ["objective=seq_kd", "mix=0"],
+    "objective=nll": ["recipe=train_only"],
+    "objective=word_kd": ["recipe=word_kd"],
+    "objective=seq_kd": ["recipe=seq_kd", "mix=0"],
+    "teacher=none": ALONE,
+    "teacher=folder": ["teacher.path={model}"],
+    "data=multi30k": ["data.root={corpus}"],
+    "data=wmt21_deen": ["student=slim_1x1", "teacher=slim_3x3"],
+    "data=files": [
+        f"data.{node}.{side}={{corpus}}/{part}.{lang}.xz"
+        for node, part in (("train.0", "train"), ("valid", "valid"), ("tests.test", "test2016"))
+        for side, lang in (("src", "de"), ("tgt", "en"))
+    ],
+    "+experiment=hybrid_multi30k": ["data.root={corpus}"],
+}
+YAML = sorted(path for path in CONF.rglob("*.yaml"))
+OPTIONS = [
+    f"{'+' if path.parent.name in compose.NEEDS_PLUS else ''}{path.parent.relative_to(CONF)}={path.stem}"
+    for path in YAML
+    if path.parent != CONF
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    corpus, model = tmp_path_factory.mktemp("corpus"), tmp_path_factory.mktemp("model")
+    for name in MULTI30K:
+        (corpus / name).write_bytes(b"not empty")
+    (model / "config.json").write_text(json.dumps({"tgt_vocab_size": 1000}), encoding="utf-8")
+    return {"corpus": str(corpus), "model": str(model)}
+
+
+def problems(*overrides: str, config_dir: Path | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        compose.compose(list(overrides), config_dir=config_dir)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_binds(option: str, places: dict[str, str]) -> None:
+    composed = compose.compose([option, *(text.format(**places) for text in COMPANIONS.get(option, []))])
+    group, _, choice = option.partition("=")
+    assert composed.choices[group.lstrip("+")] == choice
+    assert schema.validate(composed.cfg) == []
+    assert OmegaConf.missing_keys(composed.cfg) == set()
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_leaf_says_what_it_is(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = lines[1] if lines[0].startswith("# @package") else lines[0]
+    assert first.startswith("# "), "the first line says when to choose it"
+    if path.parent != CONF:
+        assert len(lines) <= 33
+    inside_defaults = False
+    for line in lines:
+        inside_defaults = line.startswith("defaults:") or (inside_defaults and line.startswith("  - "))
+        value = re.fullmatch(r"\s*(- )?(\"?[\w.]+\"?: .+|- \{.+|\w+: \{.+)", line)
+        if value and not inside_defaults:
+            assert re.search(r"\s# \S", line), f"no comment: {line}"
+
+
+def test_the_default_is_the_toy_and_groups_refer_up_to_the_dials() -> None:
+    cfg = compose.compose(["temperature=2", "vocab_size=512", "weight_kd=0.5"]).cfg
+    assert (cfg.name, cfg.data.name) == ("toy", "toy")
+    assert cfg.objective.terms.kd.term.temperature == 2.0
+    assert cfg.objective.terms.kd.weight == 0.5
+    assert {cfg.student.src_vocab_size, cfg.teacher.model.tgt_vocab_size, cfg.data.tokenizer.vocab_size} == {512}
+    assert cfg.baseline_objective.terms.keys() == {"nll"}
+
+
+def test_presets_of_the_deck_have_its_sizes() -> None:
+    expected = {
+        "slim_1x1": (1, 1, 256, 1024, 4),
+        "slim_3x3": (3, 3, 256, 1024, 4),
+        "wide_1x1": (1, 1, 1024, 4096, 16),
+        "wide_3x3": (3, 3, 1024, 4096, 16),
+        "wide_24x6": (24, 6, 1024, 4096, 16),
+    }
+    for name, sizes in expected.items():
+        node = OmegaConf.load(CONF / "student" / f"{name}.yaml")
+        assert (node.num_encoder_layers, node.num_decoder_layers, node.d_model, node.d_ff, node.num_heads) == sizes
+        assert (node.tie, node.softmax_bias, node.norm) == ("decoder_softmax", True, "post")
+    cfg = compose.compose(["+experiment=hybrid_wmt20"]).cfg
+    assert (cfg.teacher.optim.lr, cfg.teacher.optim.warmup_steps, cfg.teacher.max_steps) == (4e-4, 15000, 150000)
+    assert (cfg.vocab_size, cfg.mix, cfg.temperature, cfg.max_steps) == (32000, 0.34, 1.0, 150000)
+    assert [test.name for test in cfg.data.tests.values()] == ["wmt13", "wmt14/full", "wmt18", "wmt19", "wmt20"]
+
+
+ONE_MISTAKE = [
+    ("temprature=1.0", "unknown key 'temprature'; did you mean 'temperature'?"),
+    ("+temprature=1", "unknown key 'temprature'; did you mean 'temperature'?"),
+    ("temperature=-1", "temperature must be > 0, got -1.0"),
+    ("temperature=abc", "temperature must be a number, got 'abc'"),
+    ("seed=1.5", "seed must be a whole number, got 1.5"),
+    ("baseline=1", "baseline must be true or false, got 1"),
+    ("mix=1.2", "mix must be in [0, 1], got 1.2"),
+    ("weight_kd=-0.1", "weight_kd must be >= 0, got -0.1"),
+    ("max_steps=0", "max_steps must be >= 1, got 0"),
+    ("decode.beam_size=0", "decode.beam_size must be >= 1, got 0"),
+    ("objective.terms.gold.term.label_smoothing=1", "label_smoothing must be in [0, 1), got 1"),
+    ("optim.schedule=steps", "optim.schedule must be one of inverse_sqrt, linear, cosine, constant, got 'steps'"),
+    ("optim.betas=[0.9]", "optim.betas must be two numbers in [0, 1), got [0.9]"),
+    ("name=a/b", "name must be a name for a folder"),
+    ("objective=word_kd teacher=none", "objective has a kd term but teacher=none; choose e.g. teacher=wide_24x6"),
+    ("teacher=none objective=seq_kd mix=0", "recipe=hybrid learns from a teacher but teacher=none"),
+    ("objective=word_kd", "recipe=hybrid makes pseudo-labels but objective=word_kd has no term on them"),
+    ("recipe=word_kd", "objective=hybrid has a term on pseudo-labels (pseudo) but recipe=word_kd makes none"),
+    ("recipe=word_kd objective=nll", "recipe=word_kd compares with a teacher but objective=nll has no kd term"),
+    ("recipe=train_only", "objective=hybrid has a kd term but recipe=train_only has no teacher"),
+    ("recipe=seq_kd objective=seq_kd", "mix=0.34 draws gold rows but objective=seq_kd has no term on them; write mix=0"),
+    ("weight_pseudo=0.5 objective=nll recipe=train_only", "weight_pseudo=0.5 has no effect: no term of objective=nll"),
+    ("temperature=2 objective=seq_kd recipe=seq_kd mix=0", "temperature=2.0 has no effect"),
+    ("teacher=folder", "teacher=folder has no path"),
+    ("teacher=folder teacher.path=/nowhere", "teacher.path=/nowhere holds no readable config.json"),
+    ("data=multi30k data.root=/nowhere", "data.root=/nowhere, which is no folder; write data.root=<folder with train.de.xz"),
+    ("data=multi30k", "data=multi30k has no data.root; write data.root=<folder with train.de.xz, train.en.xz"),
+    ("data.root=/tmp", "data.root=/tmp has no effect: data=toy reads nothing below it"),
+    ("+experiment=nosuch", "+experiment=nosuch does not exist; there are: hybrid_multi30k, hybrid_wmt20"),
+    ("experiment=hybrid_wmt20", "write +experiment=hybrid_wmt20"),
+    ("student=slim_1x2", "student=slim_1x2 does not exist; did you mean 'slim_1x1'? There are: slim_1x1,"),
+    ("+student=slim_1x1", "student is there already; write student=slim_1x1"),
+    ("+debug=small +experiment=hybrid_wmt20", "+debug=small stands before +experiment=hybrid_wmt20"),
+    ("temperature=1,2", "'temperature=1,2' holds several values: to run each of them add -m"),
+    ("+temperature=3", "temperature is there already; write it without the plus"),
+    ("optim.lrr=1", "unknown key 'optim.lrr'; did you mean 'optim.lr'?"),
+    ("+optim.lrr=1", "unknown key 'optim.lrr'; did you mean 'optim.lr'?"),
+    ("lr=0.1", "unknown key 'lr'; did you mean 'optim.lr'?"),
+    ("student.dropot=0.1", "unknown key 'student.dropot': TransformerConfig takes no 'dropot'; did you mean"),
+    ("+objective.terms.kd.term.tau=2", "WordKD takes no 'tau'; it takes temperature, t_squared"),
+    ("~objective.terms.kd.term.temperature", "objective.terms.kd.term lacks 'temperature', which WordKD needs"),
+    ("student.norm=middle", "student.norm must be one of post, pre, got 'middle'"),
+    ("student._target_=kdlab.models.transformer.Transfomer", "has no 'Transfomer'; did you mean 'Transformer'?"),
+    ("student._target_=kdlab.modls.X", "kdlab has no 'modls'; did you mean 'models'?"),
+    ("student.d_model=66", "student.d_model=66 does not split evenly over student.num_heads=4"),
+    ("student.tie=all data.tokenizer.joint=false teacher.model.tie=none", "student.tie=all shares one matrix"),
+    ("until=studnt", "until=studnt is no step of recipe=hybrid; did you mean 'student'?"),
+    ("evaluate.tests=[toi]", "evaluate.tests names 'toi', which data.tests does not have; did you mean 'toy'?"),
+    ("optim.lr=${temprature}", "optim.lr refers to ${temprature}: there is no key 'temprature'; did you mean"),
+    ("seed.x=1", "seed is a value, it has no keys below it"),
+    ("data.tests.more={_target_:kdlab.data.corpus.Toy,split:test,num_lines:3,seed:5}", "to add it write +data.tests"),
+    ("nonsense", "cannot read 'nonsense'"),
+    ("~optim", "'~optim' takes a group away"),
+    ("hydra/launcher=nosuch", "hydra/launcher=nosuch does not exist; there are: basic"),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), ONE_MISTAKE, ids=[line for line, _ in ONE_MISTAKE])
+def test_one_mistake_gives_one_clear_message(line: str, expected: str) -> None:
+    (problem,) = problems(*line.split(" "))
+    assert expected in problem
+    assert "\n" not in problem
+
+
+def test_all_mistakes_are_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose.compose(["temprature=1.0", "temperature=-1.0", "objective=word_kd", "teacher=none"])
+    assert str(caught.value) == (
+        "3 problems in the configuration:\n"
+        "  - temperature must be > 0, got -1.0\n"
+        "  - unknown key 'temprature'; did you mean 'temperature'?\n"
+        "  - objective has a kd term but teacher=none; choose e.g. teacher=wide_24x6"
+    ) or caught.value.problems[0].startswith("unknown key 'temprature'")
+    assert len(caught.value.problems) == 3
+    assert len(problems("student=nosuch", "mix=2", "data=multi30k", "data.root=/nowhere", "seed=1,2")) == 4
+    assert len(problems("+experiment=nosuch", "objective=word_kd", "teacher=none", "recipe=hybrid")) == 2
+
+
+def test_mistakes_in_the_users_own_files_are_found(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /student: slim_1x1\ntempereture: 4\noptim: {lrr: 1}\nseed: x\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "experiment" / "bad.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /student: slim_9x9\n", encoding="utf-8"
+    )
+    (tmp_path / "objective").mkdir()
+    (tmp_path / "objective" / "mine.yaml").write_text(
+        "terms: {nll: {weight: 1, on: gold, per: tgt_token, term: {_target_: kdlab.objectives.nll.Nll}}}", encoding="utf-8"
+    )
+    assert problems("+experiment=mine", config_dir=tmp_path) == [
+        "unknown key 'tempereture'; did you mean 'temperature'?",
+        "seed must be a whole number, got 'x'",
+        "unknown key 'optim.lrr'; did you mean 'optim.lr'?",
+    ]
+    (bad,) = problems("+experiment=bad", config_dir=tmp_path)
+    assert "student/slim_9x9" in bad
+    assert "slim_3x3" in bad
+    found = problems("objective=mine", "recipe=train_only", config_dir=tmp_path)
+    assert any("write the key in quotes" in problem for problem in found)
+    (tmp_path / "objective" / "mine.yaml").write_text("terms: [", encoding="utf-8")
+    assert len(problems("objective=mine", "recipe=train_only", config_dir=tmp_path)) == 1
+    assert problems("seed=2", config_dir=tmp_path / "absent") == [
+        f"--config-dir {tmp_path / 'absent'} is no folder; name the one with your own YAML"
+    ]
+
+
+def test_a_users_experiment_is_used_and_named(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ndefaults:\n  - override /student: small_1x1\nmix: 0.5\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(text, encoding="utf-8")
+    composed = compose.compose(["+experiment=mine", "mix=0.6"], config_dir=tmp_path)
+    assert (composed.cfg.mix, composed.cfg.student.d_model) == (0.6, 128)
+    assert composed.point == "experiment=mine,mix=0.6"
+
+
+@pytest.mark.parametrize(
+    ("line", "point"),
+    [
+        ("", "default"),
+        ("seed=1 temperature=1 dry_run=true until=corpus trainer.threads=2 paths.store=/s logger=wandb", "default"),
+        ("temperature=1 seed=2", "seed=2"),
+        ("temperature=2 seed=2", "seed=2,temperature=2.0"),
+        ("+experiment=hybrid_wmt20 student=slim_3x3", "default"),
+        ("+experiment=hybrid_wmt20 student=wide_1x1 +debug=small", "debug=small,student=wide_1x1"),
+        ("baseline=false", "baseline=false"),
+    ],
+)
+def test_point_names_say_what_differs(line: str, point: str) -> None:
+    assert compose.compose(line.split()).point == point
+
+
+def test_point_names_are_safe_and_kept_apart() -> None:
+    names = {compose.compose([f"data.tests.toy.split={split}"]).point for split in ("a/b", "a:b", "a b", "x" * 300)}
+    assert len(names) == 4
+    assert all(re.fullmatch(r"[\w.=,+@-]{1,130}", name) for name in names)
+
+
+def test_the_teachers_vocabulary_is_compared_where_it_can_be(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"tgt_vocab_size": 4000}), encoding="utf-8")
+    (problem,) = problems("teacher=folder", f"teacher.path={tmp_path}")
+    assert "a vocabulary of 4000, the student 1000" in problem
+
+
+def test_a_sweep_expands_to_its_points() -> None:
+    points = compose.expand(["seed=1,2", "temperature=1", "student=toy_1x1,toy_2x2", "hydra.sweep.dir=x"])
+    assert points == [
+        [f"seed={seed}", "temperature=1", f"student={student}"] for seed in (1, 2) for student in ("toy_1x1", "toy_2x2")
+    ]

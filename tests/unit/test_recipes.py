@@ -1,0 +1,178 @@
+"""Plans: which steps, what feeds what, and which dial reaches which key."""
+
+import shutil
+from functools import lru_cache
+
+import pytest
+from hydra.utils import get_method
+
+from kdlab.artifacts.stage import canonical_json, plan_keys
+from kdlab.compose import compose
+
+
+def plan(*overrides):
+    cfg = compose(list(overrides)).cfg
+    return get_method(cfg.recipe._target_)(cfg)
+
+
+def keys(*overrides):
+    return plan_keys(plan(*overrides))
+
+
+@lru_cache
+def default_keys():
+    return keys()
+
+
+def changed(*overrides):
+    """The steps whose key differs from the default's."""
+    before, after = default_keys(), keys(*overrides)
+    assert set(before) == set(after)
+    return {name for name in before if before[name] != after[name]}
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # the store, with its remembered hashes, is below the current folder
+
+
+ALONE = ["baseline", "evaluate_baseline"]
+
+
+@pytest.mark.parametrize(
+    "overrides, names, student_inputs",
+    [
+        (["recipe=train_only", "objective=nll"], ["corpus", "student", "evaluate"], {"corpus"}),
+        (
+            ["recipe=word_kd", "objective=word_kd"],
+            ["corpus", "teacher", "evaluate_teacher", "student", "evaluate", *ALONE],
+            {"corpus", "teacher"},
+        ),
+        (
+            ["recipe=seq_kd", "objective=seq_kd", "mix=0", "baseline=false"],
+            ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate"],
+            {"corpus", "labels"},
+        ),
+        (
+            [],
+            ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate", *ALONE],
+            {"corpus", "teacher", "labels"},
+        ),
+        (
+            ["weight_kd=0"],
+            ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate", *ALONE],
+            {"corpus", "labels"},
+        ),
+    ],
+)
+def test_steps_and_what_the_student_is_given(overrides, names, student_inputs):
+    steps = plan(*overrides)
+    assert [step.name for step in steps] == names
+    assert set(next(step for step in steps if step.name == "student").inputs) == student_inputs
+    for step in steps:
+        canonical_json([step.params, step.local])  # plain values alone
+
+
+@pytest.mark.parametrize("dials", [[], ["seed=3", "max_steps=77", "optim.lr=0.001", "trainer.tokens_per_step=512"]])
+def test_the_baseline_is_the_student_of_train_only(dials):
+    hybrid, alone = keys(*dials), keys("recipe=train_only", "objective=nll", *dials)
+    assert hybrid["baseline"] == alone["student"]
+    assert hybrid["evaluate_baseline"] == alone["evaluate"]
+    assert hybrid["corpus"] == alone["corpus"]
+    word_kd = keys("recipe=word_kd", "objective=word_kd", *dials)
+    assert word_kd["baseline"] == alone["student"] and word_kd["teacher"] == hybrid["teacher"]
+
+
+STUDENT = {"student", "evaluate"}
+LABELS = {"pseudo_label", *STUDENT}
+TEACHER = {"teacher", "evaluate_teacher", *LABELS}
+EVALUATIONS = {"evaluate", "evaluate_teacher", "evaluate_baseline"}
+
+
+@pytest.mark.parametrize(
+    "override, steps",
+    [
+        ("temperature=2.0", STUDENT),
+        ("mix=0.5", STUDENT),
+        ("mix_by=weights", STUDENT),
+        ("weight_nll=0.5", STUDENT),
+        ("weight_kd=0", STUDENT),
+        ("seed=2", STUDENT | set(ALONE)),
+        ("max_steps=10", STUDENT | set(ALONE)),
+        ("optim.lr=0.01", STUDENT | set(ALONE)),
+        ("student=toy_2x2", STUDENT | set(ALONE)),
+        ("teacher.seed=2", TEACHER),
+        ("teacher.max_steps=10", TEACHER),
+        ("label_decode.beam_size=2", LABELS),
+        ("decode.beam_size=2", EVALUATIONS),
+        ("evaluate.metrics=[bleu]", EVALUATIONS),
+        ("trainer.precision=bf16", {*TEACHER, *STUDENT, *ALONE}),
+        ("data.cleaning.max_tokens=50", {"corpus", *TEACHER, *STUDENT, *ALONE}),
+    ],
+)
+def test_a_dial_reaches_the_steps_that_depend_on_it_and_no_other(override, steps):
+    assert changed(override) == steps
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=other",
+        "trainer.device=auto",
+        "trainer.threads=2",
+        "trainer.microbatch_tokens=100",
+        "trainer.chunk_size=10",
+        "trainer.checkpoint_every=7",
+        "trainer.log_every=7",
+        "logger=wandb",
+        "paths.store=elsewhere",
+        "evaluate.metrics=[chrf,bleu]",
+        "evaluate.tests=[toy]",
+    ],
+)
+def test_what_changes_no_result_changes_no_key(override):
+    assert changed(override) == set()
+
+
+def write_corpus(folder):
+    folder.mkdir()
+    for part in ("train", "valid", "test"):
+        for language in ("de", "en"):
+            (folder / f"{part}.{language}").write_text(f"{part} {language}\n" * 3, encoding="utf-8")
+    return folder
+
+
+def aligned(folder):
+    places = {"data.train.0": "train", "data.valid": "valid", "data.tests.test": "test"}
+    sides = (("src", "de"), ("tgt", "en"))
+    paths = [f"{key}.{side}={folder}/{part}.{end}" for key, part in places.items() for side, end in sides]
+    return ["data=files", *paths]
+
+
+def test_a_corpus_is_known_by_content_and_not_by_path(tmp_path):
+    first = write_corpus(tmp_path / "first")
+    moved = shutil.copytree(first, tmp_path / "moved")
+    key = keys(*aligned(first))["corpus"]
+    assert key != default_keys()["corpus"] and keys(*aligned(moved))["corpus"] == key
+    (moved / "test.en").write_text("another reference\n" * 3, encoding="utf-8")
+    assert keys(*aligned(moved))["corpus"] != key
+
+
+def test_a_teacher_folder_is_known_by_content_and_not_by_path(tmp_path):
+    first = tmp_path / "first"
+    (first / "tokenizer").mkdir(parents=True)
+    for name in ("weights.safetensors", "tokenizer/spm.model"):
+        (first / name).write_text(name, encoding="utf-8")
+    (first / "config.json").write_text('{"tgt_vocab_size": 1000}', encoding="utf-8")
+    moved = shutil.copytree(first, tmp_path / "moved")
+
+    def teacher(folder):
+        return keys("teacher=folder", f"teacher.path={folder}", f"data.tokenizer.path={folder}/tokenizer")
+
+    key = teacher(first)
+    assert teacher(moved) == key
+    (moved / "weights.safetensors").write_text("other weights", encoding="utf-8")
+    assert teacher(moved)["teacher"] != key["teacher"] and teacher(moved)["corpus"] == key["corpus"]
+    step = next(step for step in plan("teacher=folder", f"teacher.path={first}") if step.name == "teacher")
+    assert step.stage == "fetch_model" and step.inputs == {} and step.local == {"path": str(first)}
+    assert set(step.params["sha256"]) == {"config.json", "tokenizer/spm.model", "weights.safetensors"}
