@@ -173,18 +173,21 @@ class _Composition:
         group, value = override.key_or_group, override.value()
         plus = "+" if override.is_add() or override.is_force_add() else ""
         if override.is_delete():
-            self.problems.append(f"'{override.input_line}' takes a group away that kdlab needs; choose another option of it")
+            self.problems.append(
+                f"'{override.input_line}' takes a group away that kdlab needs; choose another option of it"
+            )
             return False
         known = self.loader.get_group_options(group)
         for choice in value if isinstance(value, list) else [value]:
             if not isinstance(choice, str) or choice not in known:
                 nearest = did_you_mean(str(choice), known)
-                self.problems.append(
-                    f"{plus}{group}={choice} does not exist{nearest or ';'}{' There' if nearest else ' there'} are: {', '.join(known)}"
-                )
+                there_are = f"{nearest} There are" if nearest else "; there are"
+                self.problems.append(f"{plus}{group}={choice} does not exist{there_are}: {', '.join(known)}")
                 return False
         if group in NEEDS_PLUS and not plus:
-            self.problems.append(f"{group}={value} needs a plus, because no {group} is the default; write +{group}={value}")
+            self.problems.append(
+                f"{group}={value} needs a plus, because no {group} is the default; write +{group}={value}"
+            )
             return False
         return True
 
@@ -192,9 +195,8 @@ class _Composition:
         chosen = [o.key_or_group for o in self.groups]
         if "debug" in chosen and "experiment" in chosen[chosen.index("debug") :]:
             debug, experiment = (next(o for o in self.groups if o.key_or_group == g) for g in ("debug", "experiment"))
-            self.problems.append(
-                f"{debug.input_line} stands before {experiment.input_line}, which would overrule it; put {debug.input_line} last"
-            )
+            small = debug.input_line
+            self.problems.append(f"{small} stands before {experiment.input_line}, which overrules it; put {small} last")
 
     def _compose_groups(self) -> tuple[DictConfig, dict[str, str]]:
         """The untyped configuration of the choices that can be composed; the others are reported one by one."""
@@ -257,9 +259,7 @@ class _Composition:
         doubtful = set(self.failed)
         if self.failed & set(NEEDS_PLUS):  # an experiment chooses everything that the command line does not
             doubtful |= set(choices) - chosen
-        found = contradictions.contradictions(
-            cfg, choices=choices, doubtful=doubtful, tolerant=bool(self.problems)
-        )
+        found = contradictions.contradictions(cfg, choices=choices, doubtful=doubtful, tolerant=bool(self.problems))
         if not in_sweep and not self.failed and not self.problems and not found:
             turned = [o.key_or_group for o in self.values]
             turned = [dial for dial in turned if "." not in dial and cfg[dial] != _defaults().get(dial)]
@@ -293,7 +293,8 @@ def _culprit(error: Exception, groups: list[Override]) -> Override | None:
     text = str(error)
     for override in groups:
         name = override.get_key_element().lstrip("+")
-        values = override.value() if isinstance(override.value(), list) else [override.value()]
+        value = override.value()
+        values = value if isinstance(value, list) else [value]
         if re.search(rf"(Could not override|Multiple values for) '?{re.escape(name)}\b", text):
             return override
         if any(f"{override.key_or_group}/{value}" in text for value in values):
@@ -314,5 +315,7 @@ def _one_line(error: BaseException) -> str:
     if error.__cause__ is not None and not str(error).strip():
         error = error.__cause__
     lines = [line.strip() for line in str(error).split(os.linesep) if line.strip()]
-    kept = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=", "See https"))]
+    kept = [
+        line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=", "See https"))
+    ]
     return re.sub(r"\s+", " ", " ".join(kept)) or type(error).__name__

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -76,7 +75,7 @@ def _teacher(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     if source == "none" and kd:
         yield "objective has a kd term but teacher=none; choose e.g. teacher=wide_24x6"
     elif source == "none" and "teacher" in cfg.recipe.steps:
-        yield f"recipe={recipe} learns from a teacher but teacher=none; choose e.g. teacher=wide_24x6 or recipe=train_only"
+        yield f"recipe={recipe} learns from a teacher but teacher=none; choose teacher=toy_2x2 or recipe=train_only"
     elif kd and "teacher" not in cfg.recipe.steps:
         yield f"objective={objective} has a kd term but recipe={recipe} has no teacher; choose e.g. recipe=word_kd"
     elif pseudo and not makes_labels:
@@ -90,7 +89,7 @@ def _teacher(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             "choose e.g. objective=hybrid or recipe=word_kd"
         )
     elif "teacher" in cfg.recipe.steps and not kd and not makes_labels:
-        yield f"recipe={recipe} compares with a teacher but objective={objective} has no kd term; choose objective=word_kd"
+        yield f"recipe={recipe} has a teacher but objective={objective} has no kd term; choose e.g. objective=word_kd"
     if source == "train" and None in (cfg.teacher.model, cfg.teacher.optim, cfg.teacher.max_steps, cfg.teacher.seed):
         yield "teacher.source=train needs teacher.model, .optim, .max_steps and .seed; choose e.g. teacher=toy_2x2"
 
@@ -115,8 +114,9 @@ def _teacher_folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     kd = any(_needs_teacher(term) for term in cfg.objective.terms.values() if term.weight > 0)
     if kd and theirs is not None and theirs != cfg.vocab_size and cfg.data.tokenizer.path is None:
         yield (
-            f"the teacher in {cfg.teacher.path} has a vocabulary of {theirs}, the student {cfg.vocab_size}, but a kd term "
-            f"compares token by token; write vocab_size={theirs} data.tokenizer.path={cfg.teacher.path}/tokenizer"
+            f"the teacher in {cfg.teacher.path} has a vocabulary of {theirs}, the student {cfg.vocab_size}, "
+            f"but a kd term compares token by token; write vocab_size={theirs} "
+            f"data.tokenizer.path={cfg.teacher.path}/tokenizer"
         )
 
 
@@ -128,7 +128,7 @@ def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         objective = names.get("objective", "this one")
         yield f"mix={cfg.mix} draws gold rows but objective={objective} has no term on them; write mix=0"
     for name, term in cfg.baseline_objective.terms.items():
-        if cfg.baseline and (term.on == "pseudo" or _needs_teacher(term)):
+        if _has_baseline(cfg) and (term.on == "pseudo" or _needs_teacher(term)):
             yield (
                 f"baseline_objective.terms.{name} needs a teacher, but the baseline has none; "
                 "choose objective@baseline_objective=nll"
@@ -136,7 +136,7 @@ def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 
 
 def _until(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
-    steps = [*cfg.recipe.steps, *(BASELINE_STEPS if cfg.baseline else ()), "report"]
+    steps = [*cfg.recipe.steps, *(BASELINE_STEPS if _has_baseline(cfg) else ()), "report"]
     if cfg.until is not None and cfg.until not in steps:
         recipe = names.get("recipe", cfg.recipe._target_)
         nearest = did_you_mean(cfg.until, steps) or f"; choose one of {', '.join(steps)}"
@@ -189,12 +189,21 @@ def _data(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         yield f"data={option} {problem}; write data.root=<folder with {', '.join(dict.fromkeys(expected))}>"
         return
     if root is not None and not expected and f'"{root}/' not in raw:  # resolved, no reference is left
-        yield f"data.root={root} has no effect: data={option} reads nothing below it; leave it out, or choose data=files for your own"
+        yield (
+            f"data.root={root} has no effect: data={option} reads nothing below it; "
+            "leave it out, or choose data=files for your own"
+        )
     for path, node in targets.nodes(cfg.data):
         if OmegaConf.missing_keys(node) or any(targets.node_problems(path, node)):
             continue  # reported as such
-        for problem in targets.build(OmegaConf.create(OmegaConf.to_container(node, resolve=True))).check():
+        plain = OmegaConf.to_container(node, resolve=True)
+        assert isinstance(plain, dict)
+        for problem in targets.build(plain).check():
             yield f"data.{path}: {problem}"
+
+
+def _has_baseline(cfg: DictConfig) -> bool:
+    return bool(cfg.baseline) and "teacher" in cfg.recipe.steps  # without a teacher the student is its own baseline
 
 
 def _needs_teacher(term: DictConfig) -> bool:

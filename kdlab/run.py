@@ -73,7 +73,8 @@ def plan_table(store: Store, plan: Sequence[Step], until: str | None) -> str:
     lines = [("step", "stage", "key", "state")]
     lines += [(step.name, step.stage, key, state) for step, key, state in store.plan(plan, until)]
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def point(_: DictConfig) -> None:
@@ -88,7 +89,7 @@ def point(_: DictConfig) -> None:
         composed = compose.compose(
             overrides,
             config_dir=Path(mine[0]) if mine else None,
-            config_name=hydra.job.config_name,
+            config_name=hydra.job.config_name or "config",
             in_sweep=True,
         )
         runtime.say(f"point {title}")
@@ -172,7 +173,8 @@ def _check_points(points: list[list[str]], config_dir: Path | None, config_name:
             idle.append({problem.partition("=")[0] for problem in unused})
             problems |= dict.fromkeys(problem for problem in error.problems if problem not in unused)
     if idle and (everywhere := set.intersection(*idle)):
-        problems |= dict.fromkeys(f"{dial} has no effect in any point of the sweep; leave it out" for dial in sorted(everywhere))
+        nowhere = "has no effect in any point of the sweep; leave it out"
+        problems |= dict.fromkeys(f"{dial} {nowhere}" for dial in sorted(everywhere))
     if problems:
         raise ConfigError(list(problems))
 

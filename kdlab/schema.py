@@ -219,7 +219,7 @@ class Config:
     paths: Paths = MISSING
 
 
-# Ranges of arguments inside `_target_` nodes, whose classes only say the type: the same name means the same everywhere.
+# Ranges of arguments of kdlab's own `_target_` nodes, whose classes only say the type: a name means the same in all.
 ARGUMENTS: dict[str, Any] = {
     **{
         name: at_least(1)
@@ -229,6 +229,9 @@ ARGUMENTS: dict[str, Any] = {
     **{name: share(one=False) for name in ("dropout", "attention_dropout", "label_smoothing")},
     "temperature": above(0),
     "num_lines": at_least(1),
+    "activation": one_of("relu", "gelu", "swiglu"),
+    "norm": one_of("post", "pre"),
+    "tie": one_of("all", "decoder_softmax", "none"),
 }
 
 

@@ -96,7 +96,7 @@ def nodes(cfg: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str, D
             yield from nodes(child, f"{path}.{key}".lstrip("."))
 
 
-def build(node: DictConfig | Mapping[str, Any], **extra: Any) -> Any:
+def build(node: DictConfig | dict[Any, Any], **extra: Any) -> Any:
     """The object that a node describes; `extra` are the arguments that the code gives."""
     from hydra.utils import instantiate
 

@@ -19,16 +19,17 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def shape_problems(cfg: DictConfig) -> list[str]:
-    """Keys, types and ranges held against the schema, in the order of the schema; the configuration may be unresolved."""
+    """Keys, types and ranges held against the schema, in its order; the configuration may be unresolved."""
     return list(_section(cfg, Config, "", leaf_paths(cfg)))
 
 
-def leaf_paths(cfg: Container, path: str = "") -> list[str]:
+def leaf_paths(cfg: Any, path: str = "") -> list[str]:
     """The dotted path of every value."""
-    keys: Any = list(cfg) if isinstance(cfg, DictConfig) else range(len(cfg))  # type: ignore[arg-type]
+    keys: Any = list(cfg) if isinstance(cfg, DictConfig) else range(len(cfg))
     found = []
     for key in keys:
-        child, where = cfg._get_node(key), f"{path}.{key}".lstrip(".")  # type: ignore[attr-defined]
+        child: Any = cfg._get_node(key)
+        where = f"{path}.{key}".lstrip(".")
         inner = isinstance(child, Container) and not (child._is_none() or child._is_interpolation())
         found += leaf_paths(child, where) if inner else [where]
     return found
@@ -50,9 +51,10 @@ def _section(node: DictConfig, kind: type, path: str, leaves: list[str]) -> Iter
     hints = typing.get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}
     prefix = f"{path}." if path else ""
-    for key in node:
+    keys: list[Any] = list(node)
+    for key in keys:
         if isinstance(key, bool):
-            yield f"{prefix}{key}: YAML reads a bare on, off, yes or no as true or false; write the key in quotes, \"on\":"
+            yield f'{prefix}{key}: YAML reads a bare on, off, yes or no so; write the key in quotes, e.g. "on":'
         elif str(key) not in known:
             yield unknown_key(f"{prefix}{key}", [f"{prefix}{name}" for name in known], leaves)
     for name, field in known.items():
@@ -115,8 +117,10 @@ def _anything(parent: Any, key: Any, path: str, leaves: list[str]) -> Iterator[s
             return
         for inner in list(node) if isinstance(node, DictConfig) else range(len(node)):
             yield from _anything(node, inner, f"{path}.{inner}", leaves)
-    elif key in ARGUMENTS and isinstance(parent[key], int | float) and not isinstance(parent[key], bool):
-        yield from _range(parent[key], ARGUMENTS[key], path)
+    elif key in ARGUMENTS and str(parent.get("_target_")).startswith("kdlab."):
+        value, in_words = parent[key], ARGUMENTS[key].metadata["want"].startswith("one of")
+        if isinstance(value, str) if in_words else isinstance(value, int | float) and not isinstance(value, bool):
+            yield from _range(value, ARGUMENTS[key], path)
 
 
 def _range(value: Any, field: Field[Any], path: str) -> Iterator[str]:

@@ -193,7 +193,7 @@ def _manifest(
         "params": step.params,
         "inputs": upstream,
         "local": step.local,
-        "device": summary.get("device", step.local.get("device")),
+        "device": runtime.device(step.local["device"]) if "device" in step.local else None,
         "commit": runtime.commit(),
         "versions": runtime.versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),

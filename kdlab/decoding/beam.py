@@ -106,7 +106,7 @@ def best_candidates(
 
     In two stages, exactly: every winner lies in one of the `num` blocks with the highest maxima.
     """
-    B, K, V = log_probs_BKV.shape
+    _, K, V = log_probs_BKV.shape
     whole = V // BLOCK
     tops = [log_probs_BKV[..., : whole * BLOCK].unflatten(-1, (whole, BLOCK)).amax(-1)] if whole else []
     if V % BLOCK:

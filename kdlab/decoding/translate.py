@@ -53,14 +53,16 @@ def translate(
                 f"(max_positions); split or drop it"
             )
     found: dict[int, list[Hypothesis]] = {}
+    batches = plan_batches([len(ids) for ids in src_ids], batch_tokens=batch_tokens, beam_size=config.beam_size)
     training = model.training
     model.eval()
     try:
-        lengths = [len(ids) for ids in src_ids]
-        for batch in plan_batches(lengths, batch_tokens=batch_tokens, beam_size=config.beam_size):
-            found.update(zip(batch, beam_search(model, [list(src_ids[at]) for at in batch], config), strict=True))
-            if progress is not None:
-                progress(len(batch))
+        # The precision is that of the weights; a caller's autocast would also keep casts made without gradient.
+        with torch.autocast(model.positions.device.type, enabled=False):
+            for batch in batches:
+                found.update(zip(batch, beam_search(model, [list(src_ids[at]) for at in batch], config), strict=True))
+                if progress is not None:
+                    progress(len(batch))
     finally:
         model.train(training)
     return [found[index] for index in range(len(src_ids))]

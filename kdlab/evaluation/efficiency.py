@@ -1,4 +1,4 @@
-"""What a translation cost: time by two clocks, the size of the model, the device."""
+"""What a translation cost, by two clocks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from kdlab.models.transformer import Transformer, num_parameters
 from kdlab.runtime import cpu_seconds
 
 
@@ -27,8 +26,8 @@ class Stopwatch:
         self.cpu_s += cpu_seconds() - self._begun[1]
 
 
-def efficiency(watch: Stopwatch, *, sentences: int, tokens: int, model: Transformer) -> dict[str, Any]:
-    """Rates by wall clock and by CPU-second, tokens being target tokens with EOS; parameters and device."""
+def efficiency(watch: Stopwatch, *, sentences: int, tokens: int) -> dict[str, Any]:
+    """Rates by wall clock and by CPU-second; tokens are target tokens, EOS counted."""
     wall_s, cpu_s = max(watch.wall_s, 1e-9), max(watch.cpu_s, 1e-9)
     return {
         "sentences": sentences,
@@ -39,6 +38,4 @@ def efficiency(watch: Stopwatch, *, sentences: int, tokens: int, model: Transfor
         "tokens_per_s": round(tokens / wall_s, 3),
         "sentences_per_cpu_s": round(sentences / cpu_s, 3),
         "tokens_per_cpu_s": round(tokens / cpu_s, 3),
-        "parameters": num_parameters(model),
-        "device": model.positions.device.type,
     }

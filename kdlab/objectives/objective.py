@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -12,10 +12,11 @@ from torch import Tensor
 from kdlab.types import Batch, Origin, Unit
 
 
+@runtime_checkable
 class TokenTerm(Protocol):
     """A pure function on N real positions; returns nats for each."""
 
-    needs_teacher: bool
+    needs_teacher: ClassVar[bool]
 
     def __call__(
         self,

@@ -1,8 +1,8 @@
 """The one place for masks, projection to the vocabulary, fp32, chunks and sums.
 
-All token terms see the same logits of a chunk, in fp32, without the padding id (the last of the vocabulary). Their gradient
-with respect to hidden states and head is taken *in the forward pass*, so that no (positions x vocabulary) tensor outlives a
-chunk. `plain=True` is one chunk through ordinary autograd: the test of the other.
+All token terms see the same logits of a chunk, in fp32, without the padding id (the last of the vocabulary). Their
+gradient with respect to hidden states and head is taken *in the forward pass*, so that no (positions x vocabulary)
+tensor outlives a chunk. `plain=True` is one chunk through ordinary autograd: the test of the other.
 """
 
 from __future__ import annotations

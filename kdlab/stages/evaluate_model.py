@@ -52,7 +52,9 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         scores[name] = {
             **{metric: {part: result[part] for part in ("score", "signature")} for metric, result in results.items()},
             "unfinished": sum(not hypothesis.finished for hypothesis in best),
-            **efficiency(watch, sentences=len(lines), tokens=tokens, model=translator.model),
+            **efficiency(watch, sentences=len(lines), tokens=tokens),
+            "parameters": num_parameters(translator.model),
+            "device": translator.model.positions.device.type,
         }
         told = ", ".join(f"{metric} {result['score']:.2f}" for metric, result in results.items())
         runtime.say(f"{name}: {told} ({len(lines)} sentences)")

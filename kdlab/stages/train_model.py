@@ -117,7 +117,8 @@ def _finish(
         "averaged_steps": sorted(validation.chosen()),
         "best_validation": {params["trainer"]["select"]: abs(max(scores.values()))},
     }
-    save_model(out, student, card={**summary, "objective": (out / "objective.txt").read_text(encoding="utf-8").strip()})
+    objective = (out / "objective.txt").read_text(encoding="utf-8").strip()
+    save_model(out, student, card={**summary, "objective": objective, "tokenizer": corpus.tokenizer.fingerprint})
     corpus.tokenizer.save(out / "tokenizer")
     return summary
 
@@ -131,9 +132,9 @@ def _teacher(folder: Path, corpus: PreparedCorpus, device: str, precision: str) 
     theirs, ours = Tokenizer.open(folder / "tokenizer").fingerprint, corpus.tokenizer.fingerprint
     if theirs != ours:
         raise UserError(
-            f"the teacher's vocabulary ({theirs}) is not the corpus's ({ours}), but word-level KD compares probabilities "
-            "token by token; use recipe=seq_kd (it needs no common vocabulary), or prepare the corpus with the teacher's "
-            "own: data.tokenizer.path=<teacher folder>/tokenizer"
+            f"the teacher's vocabulary ({theirs}) is not the corpus's ({ours}), but word-level KD compares "
+            "probabilities token by token; use recipe=seq_kd (it needs no common vocabulary), or prepare the corpus "
+            "with the teacher's own: data.tokenizer.path=<teacher folder>/tokenizer"
         )
     return FrozenTeacher(load_model(folder), device=device, precision=precision)
 
@@ -143,8 +144,8 @@ def _fits_vocabulary(student: Transformer, corpus: PreparedCorpus) -> None:
     needed = (corpus.tokenizer.src_vocab_size, corpus.tokenizer.tgt_vocab_size)
     if built != needed:
         raise UserError(
-            f"the model has vocabularies of {built[0]} and {built[1]}, the corpus's tokenizer {needed[0]} and {needed[1]}, "
-            f"but every token needs its own row; write vocab_size={needed[0]}"
+            f"the model has vocabularies of {built[0]} and {built[1]}, the corpus's tokenizer {needed[0]} and "
+            f"{needed[1]}, but every token needs its own row; write vocab_size={needed[0]}"
         )
 
 
@@ -172,6 +173,6 @@ def _translation_score(corpus: PreparedCorpus, device: str) -> Any:
     def bleu(model: Any) -> dict[str, float]:
         found = translate(model, src_ids, greedy, batch_tokens=8192, progress=None)
         hypotheses = [corpus.tokenizer.decode_tgt(nbest[0].ids) for nbest in found]
-        return {"bleu": score(hypotheses, [references])["bleu"]["score"]}
+        return {"bleu": score(hypotheses, [references], metrics=["bleu"])["bleu"]["score"]}
 
     return bleu

@@ -15,8 +15,8 @@ from kdlab.types import Batch, Head, ModelOutput
 class FrozenTeacher:
     """Holds a teacher outside every module tree.
 
-    It is a plain object on purpose: as a submodule, a teacher would be put back into training mode by Lightning's `.train()`
-    recursion, and would land in the checkpoint, the optimizer, the gradient norm and the parameter count.
+    It is a plain object on purpose: as a submodule, a teacher would be put back into training mode by Lightning's
+    `.train()` recursion, and would land in the checkpoint, the optimizer, the gradient norm and the parameter count.
 
     Args:
         model: taken over: set to eval mode, all gradients off.

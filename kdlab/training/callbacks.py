@@ -1,7 +1,7 @@
 """What watches a training: validation with its snapshots, exact resuming, progress.
 
-Validation and checkpoints hang on Lightning's `on_train_batch_end` in a fixed order (validate, then save): Lightning's own
-validation loop and ModelCheckpoint leave it open whether a checkpoint was taken before or after a validation.
+Validation and checkpoints hang on Lightning's `on_train_batch_end` in a fixed order (validate, then save): Lightning's
+own validation loop and ModelCheckpoint leave it open whether a checkpoint was taken before or after a validation.
 """
 
 from __future__ import annotations
@@ -106,7 +106,11 @@ class Validation(Callback):
 
     def _is_over(self) -> bool:
         scores = [score for _, score in self.history]
-        return bool(scores) and self._patience is not None and len(scores) - 1 - scores.index(max(scores)) >= self._patience
+        return (
+            bool(scores)
+            and self._patience is not None
+            and len(scores) - 1 - scores.index(max(scores)) >= self._patience
+        )
 
     def _keep(self, step: int, score: float, student: torch.nn.Module) -> None:
         dropped = set(self.chosen())
@@ -194,9 +198,7 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Opens the bar where the run stands."""
-        self._bar = runtime.bar(
-            what=self._what, total=trainer.max_steps, unit="steps", initial=trainer.global_step
-        )
+        self._bar = runtime.bar(what=self._what, total=trainer.max_steps, unit="steps", initial=trainer.global_step)
         self._since = time.perf_counter()
 
     def on_train_batch_end(

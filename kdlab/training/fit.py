@@ -44,9 +44,9 @@ def fit(
         use_distributed_sampler=False,
     )
     with warnings.catch_warnings():
-        # both speak of Lightning's own loaders and loops, which we do not use
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning of its own loaders, which we do not use, and of a torch function that it calls
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
         resume = {"ckpt_path": str(checkpoint)} if checkpoint.exists() else {}
         trainer.fit(module, train_dataloaders=steps, weights_only=True, **resume)  # type: ignore[arg-type]
     return trainer.global_step

@@ -22,8 +22,9 @@ from kdlab.types import Batch
 class StudentModule(lightning.LightningModule):
     """Runs student and teacher, hands both to the objective, steps.
 
-    A Lightning batch is one optimizer step: a list of microbatches. The units of every term are counted over all of them
-    before the first forward, so that cutting a step differently changes nothing. Manual optimisation, therefore the module clips.
+    A Lightning batch is one optimizer step: a list of microbatches. The units of every term are counted over all of
+    them before the first forward, so that cutting a step differently changes nothing. Manual optimisation, therefore
+    the module clips.
     """
 
     def __init__(
@@ -72,8 +73,8 @@ class StudentModule(lightning.LightningModule):
         if not torch.isfinite(loss + grad_norm):
             raise UserError(
                 f"the loss ({float(loss):g}) or its gradient ({float(grad_norm):g}) is not finite at step "
-                f"{self.trainer.global_step + 1}; a step with it would destroy the weights, so nothing was changed and the "
-                "last checkpoint is kept; lower optim.lr, lengthen optim.warmup_steps or use trainer.precision=fp32"
+                f"{self.trainer.global_step + 1}; a step with it would destroy the weights, so nothing was changed and "
+                "the last checkpoint is kept; lower optim.lr, lengthen optim.warmup_steps or use trainer.precision=fp32"
             )
         optimizer: Any = self.optimizers()
         optimizer.step()

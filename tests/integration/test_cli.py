@@ -16,7 +16,7 @@ from kdlab import targets
 from kdlab.run import main
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = '''
+RECIPE = """
 from kdlab.artifacts.stage import Step
 from kdlab.errors import UserError
 
@@ -30,7 +30,7 @@ def plan(cfg):
     params = {"seed": cfg.seed, "temperature": cfg.temperature}
     corpus = Step("corpus", "write_corpus", 1, {"seed": 0}, {}, write)
     return [corpus, Step("student", "write_student", 1, params, {"corpus": "corpus"}, write)]
-'''
+"""
 
 
 @pytest.fixture

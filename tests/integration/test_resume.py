@@ -17,7 +17,7 @@ OVERRIDES = [
     "teacher.max_steps=12",
     "data.train.0.num_lines=1500",
     "data.valid.num_lines=60",
-    "data.tests.test.num_lines=40",
+    "data.tests.toy.num_lines=40",
     "vocab_size=400",
     "trainer.tokens_per_step=600",
     "trainer.microbatch_tokens=700",
@@ -27,7 +27,7 @@ OVERRIDES = [
     "trainer.average=2",
     "trainer.threads=1",
     "trainer.device=cpu",
-    "label_decode=greedy",
+    "decode@label_decode=greedy",
     "decode=greedy",
 ]
 

@@ -34,7 +34,7 @@ def build(vocab, seed=1, spread=2.0, **style):
 
 def sources(vocab, lengths, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(1, vocab - 1, (n - 1,), generator=generator).tolist() + [EOS] for n in lengths]
+    return [[*torch.randint(1, vocab - 1, (n - 1,), generator=generator).tolist(), EOS] for n in lengths]
 
 
 @torch.no_grad()
@@ -170,6 +170,17 @@ def test_translate_restores_the_order_and_its_plan_keeps_to_the_budget():
     assert sorted(itertools.chain(*plan)) == list(range(10))
     assert all(len(b) == 1 or len(b) * 3 * max(len(batch[i]) for i in b) <= 150 for b in plan)
     assert translate(model, batch, config, batch_tokens=150) == together
+
+
+def test_translating_amid_training_leaves_the_gradient_alone():
+    model, config = build(40, **STYLES[0]), BeamConfig(2, 1.0)
+    batch = sources(40, [5, 9])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = translate(model, batch, config, batch_tokens=500)
+        hidden = model(torch.tensor([batch[0]]), torch.ones(1, 5).bool(), torch.tensor([[39, 3]])).decoder_RTD
+    hidden.float()[..., 0].sum().backward()
+    assert model.encoder[0].feed_forward.fc1.weight.grad.abs().max() > 0
+    assert found == translate(model, batch, config, batch_tokens=500)
 
 
 def test_bf16_decodes_with_a_copy_and_the_same_result_twice():

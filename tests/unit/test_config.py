@@ -108,6 +108,13 @@ def test_presets_of_the_deck_have_its_sizes() -> None:
     assert [test.name for test in cfg.data.tests.values()] == ["wmt13", "wmt14/full", "wmt18", "wmt19", "wmt20"]
 
 
+def test_words_of_the_schema_are_those_of_the_model() -> None:
+    from kdlab.models.transformer import CHOICES
+
+    for argument, choices in CHOICES.items():
+        assert schema.ARGUMENTS[argument].metadata["want"] == f"one of {', '.join(choices)}"
+
+
 ONE_MISTAKE = [
     ("temprature=1.0", "unknown key 'temprature'; did you mean 'temperature'?"),
     ("+temprature=1", "unknown key 'temprature'; did you mean 'temperature'?"),
@@ -127,14 +134,14 @@ ONE_MISTAKE = [
     ("teacher=none objective=seq_kd mix=0", "recipe=hybrid learns from a teacher but teacher=none"),
     ("objective=word_kd", "recipe=hybrid makes pseudo-labels but objective=word_kd has no term on them"),
     ("recipe=word_kd", "objective=hybrid has a term on pseudo-labels (pseudo) but recipe=word_kd makes none"),
-    ("recipe=word_kd objective=nll", "recipe=word_kd compares with a teacher but objective=nll has no kd term"),
+    ("recipe=word_kd objective=nll", "recipe=word_kd has a teacher but objective=nll has no kd term"),
     ("recipe=train_only", "objective=hybrid has a kd term but recipe=train_only has no teacher"),
-    ("recipe=seq_kd objective=seq_kd", "mix=0.34 draws gold rows but objective=seq_kd has no term on them; write mix=0"),
+    ("recipe=seq_kd objective=seq_kd", "mix=0.34 draws gold rows but objective=seq_kd has no term on them"),
     ("weight_pseudo=0.5 objective=nll recipe=train_only", "weight_pseudo=0.5 has no effect: no term of objective=nll"),
-    ("temperature=2 objective=seq_kd recipe=seq_kd mix=0", "temperature=2.0 has no effect"),
+    ("temperature=2 objective=seq_kd recipe=seq_kd mix=0", "temperature=2 has no effect"),
     ("teacher=folder", "teacher=folder has no path"),
     ("teacher=folder teacher.path=/nowhere", "teacher.path=/nowhere holds no readable config.json"),
-    ("data=multi30k data.root=/nowhere", "data.root=/nowhere, which is no folder; write data.root=<folder with train.de.xz"),
+    ("data=multi30k data.root=/nowhere", "data.root=/nowhere, which is no folder; write data.root=<folder with"),
     ("data=multi30k", "data=multi30k has no data.root; write data.root=<folder with train.de.xz, train.en.xz"),
     ("data.root=/tmp", "data.root=/tmp has no effect: data=toy reads nothing below it"),
     ("+experiment=nosuch", "+experiment=nosuch does not exist; there are: hybrid_multi30k, hybrid_wmt20"),
@@ -178,11 +185,10 @@ def test_all_mistakes_are_reported_at_once() -> None:
         compose.compose(["temprature=1.0", "temperature=-1.0", "objective=word_kd", "teacher=none"])
     assert str(caught.value) == (
         "3 problems in the configuration:\n"
-        "  - temperature must be > 0, got -1.0\n"
         "  - unknown key 'temprature'; did you mean 'temperature'?\n"
+        "  - temperature must be > 0, got -1.0\n"
         "  - objective has a kd term but teacher=none; choose e.g. teacher=wide_24x6"
-    ) or caught.value.problems[0].startswith("unknown key 'temprature'")
-    assert len(caught.value.problems) == 3
+    )
     assert len(problems("student=nosuch", "mix=2", "data=multi30k", "data.root=/nowhere", "seed=1,2")) == 4
     assert len(problems("+experiment=nosuch", "objective=word_kd", "teacher=none", "recipe=hybrid")) == 2
 
@@ -198,7 +204,8 @@ def test_mistakes_in_the_users_own_files_are_found(tmp_path: Path) -> None:
     )
     (tmp_path / "objective").mkdir()
     (tmp_path / "objective" / "mine.yaml").write_text(
-        "terms: {nll: {weight: 1, on: gold, per: tgt_token, term: {_target_: kdlab.objectives.nll.Nll}}}", encoding="utf-8"
+        "terms: {nll: {weight: 1, on: gold, per: tgt_token, term: {_target_: kdlab.objectives.nll.Nll}}}",
+        encoding="utf-8",
     )
     assert problems("+experiment=mine", config_dir=tmp_path) == [
         "unknown key 'tempereture'; did you mean 'temperature'?",

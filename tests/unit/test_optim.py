@@ -1,5 +1,7 @@
 """The learning-rate schedules at steps whose value is known."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -35,7 +37,7 @@ def test_warm_up_then_decay_to_the_last_step(schedule, last):
     seen = rates(optim(schedule, lr=1.0, warmup_steps=4), 10, max_steps=10)
     assert seen[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert seen[-1] == pytest.approx(last, abs=1e-9)
-    assert all(a >= b for a, b in zip(seen[3:], seen[4:], strict=False))
+    assert all(a >= b for a, b in pairwise(seen[3:]))
 
 
 def test_no_warm_up_starts_at_the_full_rate():

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from kdlab import targets
 from kdlab.errors import UserError
 
-SOURCE = '''
+SOURCE = """
 import does_not_exist_anywhere
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -36,7 +36,7 @@ class Constructed:
 class Empty: ...
 
 def function(x: int, y: "int" = 2, **rest): ...
-'''
+"""
 
 
 @pytest.fixture

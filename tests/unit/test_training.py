@@ -1,0 +1,214 @@
+"""A student in training: what reaches checkpoint and optimizer, what stays untouched, what stops it."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from kdlab.data.batching import StepStream, evaluation_batches
+from kdlab.errors import UserError
+from kdlab.models.init import random_init
+from kdlab.models.transformer import Transformer, TransformerConfig
+from kdlab.objectives.nll import Nll
+from kdlab.objectives.objective import Objective, WeightedTerm
+from kdlab.objectives.word_kd import WordKD
+from kdlab.strategies.single import trainer_arguments
+from kdlab.teachers.frozen import FrozenTeacher
+from kdlab.training.callbacks import Progress, Resume, Steps, Validation
+from kdlab.training.fit import fit
+from kdlab.training.metrics import MetricsCsv
+from kdlab.training.module import StudentModule
+from kdlab.training.optim import Optim
+
+V = 20
+PADS = {"src_pad_id": V - 1, "tgt_pad_id": V - 1}
+ADAM = Optim(lr=1e-3, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, clip_norm=1.0, schedule="constant", warmup_steps=0)
+
+
+class Rows(SimpleNamespace):
+    """Sentences of 2 to 9 tokens; the target is the source backwards."""
+
+    def __len__(self) -> int:
+        return len(self.row_id)
+
+
+def rows(count: int = 60) -> Rows:
+    generator = np.random.default_rng(5)
+    src = [np.append(generator.integers(2, V - 1, generator.integers(1, 9)), 0) for _ in range(count)]
+    tgt = [np.append(ids[:-1][::-1], 0) for ids in src]
+    lengths = np.array([len(ids) for ids in src], dtype=np.int32)
+    return Rows(
+        row_id=np.arange(count),
+        src_len=lengths,
+        tgt_len=lengths,
+        src_ids=lambda index: [src[i] for i in index],
+        tgt_ids=lambda index: [tgt[i] for i in index],
+    )
+
+
+def model(seed: int, dropout: float = 0.0) -> Transformer:
+    made = Transformer(TransformerConfig(V, V, 1, 1, 16, 32, 2, dropout=dropout))
+    random_init(made, seed)
+    return made
+
+
+KD = Objective(
+    {
+        "nll": WeightedTerm(1.0, "gold", "tgt_token", Nll()),
+        "kd": WeightedTerm(0.5, "all", "tgt_token", WordKD(2.0)),
+    }
+)
+
+
+@dataclasses.dataclass
+class Trained:
+    module: StudentModule
+    validation: Validation
+    steps: int
+    folder: Path
+
+
+def train(folder: Path, *, max_steps: int = 6, objective=KD, optim=ADAM, microbatch_tokens=1000, **changes) -> Trained:
+    torch.manual_seed(0)
+    student = changes.get("student") or model(1, dropout=changes.get("dropout", 0.0))
+    teacher = changes.get("teacher") or FrozenTeacher(model(2, dropout=0.5))
+    module = StudentModule(student, objective, teacher, optim, max_steps=max_steps, chunk_size=50)
+    stream = StepStream(rows(), seed=1, tokens_per_step=80, microbatch_tokens=microbatch_tokens, **PADS)
+    metrics, loader = MetricsCsv(folder / "metrics.csv"), Steps(stream)
+    validation = Validation(
+        folder / "snapshots",
+        lambda: evaluation_batches(rows(20), microbatch_tokens=1000, **PADS),
+        None,
+        every=2,
+        select="nll",
+        average=changes.get("average", 2),
+        patience=changes.get("patience"),
+    )
+    checkpoint = folder / "last.ckpt"
+    steps = fit(
+        module,
+        loader,
+        max_steps=max_steps,
+        precision=changes.get("precision", "fp32"),
+        strategy=trainer_arguments("cpu"),
+        loggers=[metrics],
+        callbacks=[validation, Resume(checkpoint, loader, metrics, every=2), Progress("test", every=1)],
+        checkpoint=checkpoint,
+    )
+    return Trained(module, validation, steps, folder)
+
+
+def test_the_teacher_is_frozen_and_in_no_state(tmp_path):
+    net = model(2, dropout=0.5)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    teacher = FrozenTeacher(net)
+    done = train(tmp_path, teacher=teacher)
+    done.module.train()
+    assert not net.training and not any(p.requires_grad for p in net.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    batch = next(iter(evaluation_batches(rows(20), microbatch_tokens=1000, **PADS)))
+    assert torch.equal(teacher(batch).decoder_RTD, teacher(batch).decoder_RTD)  # no dropout
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)  # tensors and plain values only
+    names = {f"student.{name}" for name, _ in done.module.student.named_parameters()}
+    assert set(saved["state_dict"]) == names
+    assert sum(len(group["params"]) for group in saved["optimizer_states"][0]["param_groups"]) == len(names)
+    assert sum(p.numel() for p in done.module.parameters()) == sum(p.numel() for p in done.module.student.parameters())
+
+
+def test_microbatches_change_nothing(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    whole = train(tmp_path / "a").module.student.state_dict()
+    parts = train(tmp_path / "b", microbatch_tokens=40).module.student.state_dict()
+    for name, value in whole.items():
+        if not name.endswith("kv_proj.bias"):  # a key's bias has no gradient but rounding, which Adam blows up
+            torch.testing.assert_close(parts[name], value, atol=2e-5, rtol=0)
+
+
+def test_the_student_learns_and_the_best_validations_are_averaged(tmp_path):
+    done = train(tmp_path, max_steps=30, average=3)
+    scores = [score for _, score in done.validation.history]
+    assert scores[-1] > scores[0] + 0.3  # nats
+    assert done.validation.chosen() == [step for step, _ in sorted(done.validation.history, key=lambda e: -e[1])][:3]
+    assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == [
+        f"step_{step:08d}.safetensors" for step in sorted(done.validation.chosen())
+    ]
+    last = done.module.student.state_dict()
+    averaged = done.validation.averaged()
+    assert set(averaged) == set(last) and averaged["src_embedding.weight"][V - 1].abs().max() == 0.0
+
+
+def test_a_run_stopped_in_the_middle_ends_with_the_same_weights(tmp_path):
+    """Dropout on: the random state and the position in the data both come back."""
+    (tmp_path / "whole").mkdir(), (tmp_path / "parts").mkdir()
+    whole = train(tmp_path / "whole", max_steps=12, dropout=0.3)
+
+    class Killed(Exception):
+        pass
+
+    step = StudentModule.training_step
+
+    def dies(self, batch, batch_idx):
+        if self.trainer.global_step == 7:
+            raise Killed
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StudentModule, "training_step", dies)
+        with pytest.raises(Killed):
+            train(tmp_path / "parts", max_steps=12, dropout=0.3)
+    parts = train(tmp_path / "parts", max_steps=12, dropout=0.3)
+    assert parts.validation.history == whole.validation.history
+    for name, value in whole.module.student.state_dict().items():
+        assert torch.equal(parts.module.student.state_dict()[name], value)
+
+
+def test_early_stopping_and_its_resume(tmp_path):
+    hopeless = dataclasses.replace(ADAM, lr=1e-12)
+    done = train(tmp_path, max_steps=50, optim=hopeless, patience=2)
+    assert done.steps == 6  # best at step 2, then two that are no better
+    assert train(tmp_path, max_steps=50, optim=hopeless, patience=2).steps == 6
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path):
+    train(tmp_path, max_steps=4)
+    good = (tmp_path / "last.ckpt").read_bytes()
+
+    student = model(1)
+    forward = student.forward
+
+    def poisoned(*args):
+        out = forward(*args)
+        return dataclasses.replace(out, decoder_RTD=out.decoder_RTD * float("nan"))
+
+    student.forward = poisoned
+    with pytest.raises(UserError, match="not finite at step 5"):
+        train(tmp_path, max_steps=8, student=student)
+    assert (tmp_path / "last.ckpt").read_bytes() == good
+
+
+def test_bf16_training_stays_close_to_fp32(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    one = train(tmp_path / "a", max_steps=20).validation.history[-1][1]
+    other = train(tmp_path / "b", max_steps=20, precision="bf16").validation.history[-1][1]
+    assert one == pytest.approx(other, abs=0.02) and one != other
+
+
+def test_metrics_rows_behind_a_checkpoint_are_forgotten(tmp_path):
+    path = tmp_path / "metrics.csv"
+    log = MetricsCsv(path)
+    for step in (1, 2, 3):
+        log.log_metrics({"loss": 1.5 / step, "lr": 0.1}, step)
+    with path.open("a") as file:
+        file.write("4,lo")  # torn by a kill
+    MetricsCsv(path).forget_after(2)
+    assert path.read_text() == "step,metric,value\n1,loss,1.5\n1,lr,0.1\n2,loss,0.75\n2,lr,0.1\n"
+
+
+def test_no_warning_escapes(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(tmp_path, max_steps=2)
