@@ -10,7 +10,7 @@ demo: $(STAMP) ## the toy experiment: corpus to table
 	$(BIN)/python -m kdlab.run
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 install: $(STAMP)
 

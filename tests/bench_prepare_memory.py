@@ -38,13 +38,13 @@ def prepare(path: Path, out: Path) -> dict:
     before = peak_mib()
     (out / "valid.tsv").write_text("ein ganz anderer Satz\tsomething else altogether\n" * 9)
     valid = {"_target_": TSV, "path": str(out / "valid.tsv")}
+    sources = {"train": [{"_target_": TSV, "path": str(path)}], "valid": valid, "tests": {}}
     params = {
-        "sources": {"train": [{"_target_": TSV, "path": str(path)}], "valid": valid, "tests": {}},
         "cleaning": {"max_tokens": 100, "max_ratio": 4.0},
-        "tokenizer": {"model": "unigram", "joint": True, "vocab_size": 60, "sample_lines": 1000, "path": None},
+        "tokenizer": {"model": "unigram", "joint": True, "vocab_size": 60, "sample_lines": 1000},
         "seed": 0,
     }
-    summary = prepare_corpus.run(out, {}, params, {})
+    summary = prepare_corpus.run(out, {}, params, {"sources": sources, "tokenizer_path": None})
     cpu = time.process_time() - start
     return {"rows_kept": summary["rows_kept"], "peak_mib": peak_mib(), "before_mib": before, "cpu_seconds": cpu}
 

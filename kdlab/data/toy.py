@@ -277,6 +277,7 @@ def draw_phrase(random: Random, noun: Noun) -> Phrase:
 
 
 def draw_adjective(random: Random, alive: bool) -> lexicon.Adjective:
+    """An adjective that suits living or lifeless things."""
     return any_of(lexicon.ADJECTIVES["any" if random() < 0.5 else "alive" if alive else "dead"], random)
 
 

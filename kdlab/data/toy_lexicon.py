@@ -108,6 +108,7 @@ def with_s(word: str) -> str:
 
 
 def english_noun(text: str) -> tuple[str, str]:
+    """Singular and plural of `foot/feet`; a regular plural is left out."""
     singular, _, plural = text.partition("/")
     return singular, plural or with_s(singular)
 
@@ -156,12 +157,14 @@ def read(block: str) -> list[str]:
 
 
 def adjective(text: str) -> Adjective:
+    """An adjective out of `German[/stem] = English`."""
     german, english = text.split(" = ")
     word, _, stem = german.partition("/")
     return Adjective(word, stem or word.removesuffix("e"), options(english))
 
 
 def verb(text: str) -> Verb:
+    """A verb out of a line of toy_words.py."""
     german, english = text.split(" = ")
     left, _, right = german.rpartition(": ")
     groups, *government = left.split() if left else [""]
@@ -197,11 +200,13 @@ ADJECTIVES = {group: [adjective(entry) for entry in read(block)] for group, bloc
 
 
 def pair(text: str) -> tuple[str, Options]:
+    """A German word and its English options."""
     german, english = text.split(" = ")
     return german, options(english)
 
 
 def modal(text: str) -> Modal:
+    """A modal verb out of `forms = asserted || negated`."""
     forms, english = text.split(" = ")
     asserted, negated = english.split("||")
     singular, plural = forms.split()

@@ -30,7 +30,9 @@ def zstd(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("suffix", "pack"), [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".zst", zstd)], ids=str
+    ("suffix", "pack"),
+    [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".zst", zstd)],
+    ids=["plain", "gz", "xz", "zst"],
 )
 def test_aligned_text_is_unpacked_by_its_suffix(tmp_path, suffix, pack):
     source = AlignedText(written(tmp_path / f"a.de{suffix}", pack(side(0))), written(tmp_path / "a.en", side(1)))

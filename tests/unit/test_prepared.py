@@ -52,8 +52,14 @@ def params_of(folder, **train):
         "valid": text_node(folder, "valid", pairs_of(90, 20)),
         "tests": {"one": text_node(folder, "one", pairs_of(91, 30)), "two": text_node(folder, "two", pairs_of(92, 7))},
     }
-    tokenizer = {"model": "unigram", "joint": True, "vocab_size": 64, "sample_lines": 100, "path": None}
+    tokenizer = {"model": "unigram", "joint": True, "vocab_size": 64, "sample_lines": 100}
     return {"sources": sources, "cleaning": {"max_tokens": 60, "max_ratio": 4.0}, "tokenizer": tokenizer, "seed": 1}
+
+
+def prepare(folder, params, tokenizer_path=None):
+    """The stage on what `params_of` made: sources and a given tokenizer are paths, so they are not hashed."""
+    hashed = {name: value for name, value in params.items() if name != "sources"}
+    return prepare_corpus.run(folder, {}, hashed, {"sources": params["sources"], "tokenizer_path": tokenizer_path})
 
 
 def test_a_corpus_is_cleaned_encoded_and_reported(tmp_path, monkeypatch):
@@ -62,7 +68,7 @@ def test_a_corpus_is_cleaned_encoded_and_reported(tmp_path, monkeypatch):
     second = [("", "x"), good[5], pairs_of(91, 30)[3], (" ".join(WORDS * 4), "A"), ("haus", "HAUS HUND. " * 3)]
     params = params_of(tmp_path, first=good, second=second)
     (tmp_path / "out").mkdir()
-    summary = prepare_corpus.run(tmp_path / "out", {}, params, {})
+    summary = prepare(tmp_path / "out", params)
     dropped = {"empty": 1, "overlap": 1, "duplicate": 1, "too_long": 1, "length_ratio": 1}
     assert (summary["rows_read"], summary["rows_kept"], summary["dropped"]) == (305, 300, dropped)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -96,14 +102,13 @@ def test_a_corpus_is_cleaned_encoded_and_reported(tmp_path, monkeypatch):
     again = tmp_path / "again"
     (again / "scratch").mkdir(parents=True)
     (again / "scratch" / "kept_text.arrow").write_bytes(b"half")
-    given = params["tokenizer"] | {"path": str(tmp_path / "out" / "tokenizer")}
-    local = {"sources": params["sources"]}
-    prepare_corpus.run(again, {}, {"cleaning": params["cleaning"], "tokenizer": given}, local)
+    given = str(tmp_path / "out" / "tokenizer")
+    prepare(again, params, given)
     for name in ("train.arrow", "valid.arrow", "report.json", "tokenizer/joint.spm"):
         assert (again / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
-    given["vocab_size"] = 65
+    params["tokenizer"]["vocab_size"] = 65
     with pytest.raises(UserError, match="vocab_size=65, but the tokenizer in .* has \\[64\\]"):
-        prepare_corpus.run(again, {}, {"cleaning": params["cleaning"], "tokenizer": given}, local)
+        prepare(again, params, given)
 
 
 def test_nothing_left_no_valid_line_and_odd_names_are_refused(tmp_path):
@@ -111,7 +116,7 @@ def test_nothing_left_no_valid_line_and_odd_names_are_refused(tmp_path):
         params = params_of(tmp_path, train=pairs_of(1, 50))
         change(params)
         with pytest.raises(UserError, match=message):
-            prepare_corpus.run(tmp_path, {}, params, {})
+            prepare(tmp_path, params)
 
     blank = text_node(tmp_path, "blank", [(" ", "x")] * 3)
     refused("no training pair is left of 3 \\(empty 3\\)", lambda params: params["sources"].update(train=[blank]))
