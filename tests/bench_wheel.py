@@ -1,6 +1,6 @@
-"""The wheel in an empty environment: built, installed from the lock, and the toy experiment run from an empty folder.
+"""The wheel in an empty environment: built, installed from the lock, the toy experiment run from an empty folder.
 
-Prints the CPU-seconds of the run; fails where the run fails or writes outside its folder. A few minutes: it installs torch.
+Prints the CPU-seconds of the run; fails where the run fails or writes outside its folder. It installs torch: minutes.
 """
 
 from __future__ import annotations
