@@ -56,6 +56,18 @@ def device(wanted: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def start_torch(threads: int) -> None:
+    """Limits torch to so many CPU threads, and the memory that it spends on remembering kernels.
+
+    oneDNN keeps 1,024 compiled kernels by default; with sentences every batch has a new shape, and a small bf16 model
+    then holds 1.5 GB after 200 steps instead of 1.0, at the same speed.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # read at the first product, not at import
+    import torch
+
+    torch.set_num_threads(threads)
+
+
 def cpu_seconds() -> float:
     """CPU time of this process and its finished children so far, user plus system."""
     return sum(os.times()[:4])

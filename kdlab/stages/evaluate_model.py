@@ -21,8 +21,6 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     {beam_size, ...}, metrics, tests. local: device, threads.
     Raises: UserError where the model folder is not whole or its tokenizer is not the one it was trained with.
     """
-    import torch
-
     from kdlab.data.prepared import PreparedCorpus
     from kdlab.decoding.beam import BeamConfig
     from kdlab.decoding.translator import Translator
@@ -30,7 +28,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     from kdlab.evaluation.sacrebleu import score
     from kdlab.models.transformer import num_parameters
 
-    torch.set_num_threads(local["threads"])
+    runtime.start_torch(local["threads"])
     decode = dict(params["decode"])
     batch_tokens, precision = decode.pop("batch_tokens"), decode.pop("precision")
     config = BeamConfig(**decode)

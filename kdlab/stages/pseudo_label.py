@@ -53,14 +53,13 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     Writes what data/labels.py reads. Raises: UserError where the teacher folder is no whole model.
     """
     import numpy as np
-    import torch
 
     from kdlab.data.labels import LabelWriter
     from kdlab.data.prepared import PreparedCorpus
     from kdlab.decoding.beam import BeamConfig
     from kdlab.decoding.translator import Translator
 
-    torch.set_num_threads(local["threads"])
+    runtime.start_torch(local["threads"])
     decode = dict(params["decode"])
     batch_tokens, precision = decode.pop("batch_tokens"), decode.pop("precision")
     config = BeamConfig(**decode)

@@ -42,7 +42,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     from kdlab.training.optim import Optim
 
     device = runtime.device(local["device"])
-    torch.set_num_threads(local["threads"])
+    runtime.start_torch(local["threads"])
     torch.manual_seed(params["seed"])
     trainer, corpus = params["trainer"], PreparedCorpus.open(inputs["corpus"])
     tokenizer = corpus.tokenizer

@@ -1,4 +1,4 @@
-"""Every recipe from raw text to the table, in a few steps of tiny models; and the numbers that must not move unnoticed."""
+"""Every recipe from raw text to the table, in a few steps of tiny models; numbers that must not move unnoticed."""
 
 import json
 import os
@@ -91,8 +91,16 @@ def metrics(folder: Path) -> dict[str, list[float]]:
         ),
         (
             ["recipe=hybrid", "mix_by=weights", "mix=0.25", "weight_pseudo=2"],
-            ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate"]
-            + ["baseline", "evaluate_baseline"],
+            [
+                "corpus",
+                "teacher",
+                "evaluate_teacher",
+                "pseudo_label",
+                "student",
+                "evaluate",
+                "baseline",
+                "evaluate_baseline",
+            ],
             ["0.25 * [-log p(y)] on gold", "1.5 * [-log p(y)] on pseudo", "on all rows"],
         ),
     ],
@@ -154,7 +162,8 @@ def test_two_processes_on_one_store_do_the_work_once(tmp_path):
     arguments = [f"paths.store={tmp_path}/store", "recipe=train_only", "objective=nll", "baseline=false"]
     command = [sys.executable, "-m", "kdlab.run", *TINY, *arguments]
     both = [
-        subprocess.Popen([*command, f"paths.runs={tmp_path}/runs{i}"], stderr=subprocess.PIPE, text=True) for i in (1, 2)
+        subprocess.Popen([*command, f"paths.runs={tmp_path}/runs{i}"], stderr=subprocess.PIPE, text=True)
+        for i in (1, 2)
     ]
     said = [process.communicate(timeout=180)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
