@@ -36,6 +36,9 @@ TINY = [
 ]
 
 
+ALL = ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate"]
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("recipes")
@@ -86,21 +89,12 @@ def metrics(folder: Path) -> dict[str, list[float]]:
         ),
         (
             ["recipe=seq_kd", "objective=seq_kd", "mix=0", "baseline=false"],
-            ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate"],
+            ALL,
             ["1 * [-log p(y)] on pseudo rows"],
         ),
         (
             ["recipe=hybrid", "mix_by=weights", "mix=0.25", "weight_pseudo=2"],
-            [
-                "corpus",
-                "teacher",
-                "evaluate_teacher",
-                "pseudo_label",
-                "student",
-                "evaluate",
-                "baseline",
-                "evaluate_baseline",
-            ],
+            [*ALL, "baseline", "evaluate_baseline"],
             ["0.25 * [-log p(y)] on gold", "1.5 * [-log p(y)] on pseudo", "on all rows"],
         ),
     ],
