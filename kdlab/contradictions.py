@@ -110,13 +110,13 @@ def _teacher_folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             "write the folder of one (it has weights.safetensors and config.json)"
         )
         return
-    theirs = config.get("tgt_vocab_size") or config.get("model", {}).get("tgt_vocab_size")
+    theirs = config.get("architecture", {}).get("tgt_vocab_size")
     kd = any(_needs_teacher(term) for term in cfg.objective.terms.values() if term.weight > 0)
     if kd and theirs is not None and theirs != cfg.vocab_size and cfg.data.tokenizer.path is None:
         yield (
             f"the teacher in {cfg.teacher.path} has a vocabulary of {theirs}, the student {cfg.vocab_size}, "
             f"but a kd term compares token by token; write vocab_size={theirs} "
-            f"data.tokenizer.path={cfg.teacher.path}/tokenizer"
+            f"data.tokenizer.path={cfg.teacher.path}/tokenizer, or recipe=seq_kd, which needs no common vocabulary"
         )
 
 

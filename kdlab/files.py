@@ -54,15 +54,19 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def publish(folder: Path, target: Path) -> bool:
-    """Moves a finished folder to its place by one rename, its content on disk first.
-
-    False when the target is there already: the folder is dropped, the first one to publish wins.
-    """
+def sync(folder: Path) -> None:
+    """Puts the content of a folder on disk: after it, what is written later cannot outlive what it speaks of."""
     for path in folder.rglob("*"):
         if path.is_file():
             _sync(path)
     _sync(folder)
+
+
+def publish(folder: Path, target: Path) -> bool:
+    """Moves a finished and synced folder to its place by one rename.
+
+    False when the target is there already: the folder is dropped, the first one to publish wins.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.rename(folder, target)

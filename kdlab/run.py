@@ -56,6 +56,11 @@ def execute(composed: compose.Composed) -> None:
     }
     files.write_json(folder / "run.json", record)
     runtime.say(f"{folder}")
+    if cfg.trainer.device == "cuda" and runtime.device("auto") != "cuda":
+        raise UserError(  # before hours of preparation, not after
+            "trainer.device=cuda, but torch finds no GPU here, so nothing can run on it; run on a machine that has "
+            "one, or write trainer.device=cpu (full-size presets need a GPU; for a laptop there are toy_* and small_*)"
+        )
     store.walk(plan, until=cfg.until)
     _report(folder, cfg)
 

@@ -196,6 +196,7 @@ class Config:
     weight_kd: float = at_least(0)
     mix: float = share()
     mix_by: str = one_of("sampling", "weights")
+    min_labelled: float = share()
     max_steps: int = at_least(1)
     vocab_size: int = at_least(16)
     baseline: bool = MISSING

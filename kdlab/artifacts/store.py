@@ -125,8 +125,10 @@ class Store:
                         f"step '{step.name}' was taken over by another process while this one was not heard of; two "
                         "runs of one step would overwrite each other, so this one stops; run the same command again"
                     )
-                files.write_json(work / MANIFEST, _manifest(step, key, upstream, summary or {}, attempts.finish()))
-            shutil.rmtree(work / SCRATCH, ignore_errors=True)
+                spent = attempts.finish()
+                shutil.rmtree(work / SCRATCH, ignore_errors=True)
+                files.sync(work)  # a manifest vouches for the files beside it
+                files.write_json(work / MANIFEST, _manifest(step, key, upstream, summary or {}, spent))
             files.publish(work, folder)
             published = True
         except BaseException as error:

@@ -143,9 +143,16 @@ class Hub:
                 f"{title} cannot be opened ({type(error).__name__}: {error}), so there is no text; check path, name, "
                 f"split and revision, or fetch the files and use data=files"
             ) from error
-        for number, row in enumerate(rows, 1):
-            where = f"{title}, row {number}"
-            yield _value(row, self.src_key, where), _value(row, self.tgt_key, where)
+        number = 0
+        try:
+            for number, row in enumerate(rows, 1):
+                where = f"{title}, row {number}"
+                yield _value(row, self.src_key, where), _value(row, self.tgt_key, where)
+        except (OSError, RuntimeError, ConnectionError) as error:
+            raise UserError(
+                f"{title} broke off after row {number} ({type(error).__name__}: {error}), so the corpus would be cut "
+                "short; run the same command again, or fetch the files and use data=files"
+            ) from error
 
     def identity(self) -> dict[str, Any]:
         where = {"path": self.path, "name": self.name, "split": self.split, "revision": self.revision}

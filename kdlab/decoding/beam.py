@@ -180,6 +180,12 @@ def beam_search(model: Transformer, src_ids: list[list[int]], config: BeamConfig
             searched = [searched[at] for at in remaining]
             tokens_BK, scores_BK, history_BKT = tokens_BK[kept], scores_BK[kept], history_BKT[kept]
 
+    if not all(sentence.found for sentence in sentences):
+        raise UserError(
+            f"{sum(not x.found for x in sentences)} of {len(sentences)} sentences got no hypothesis: the model's "
+            "scores are not numbers (NaN), so its output would mean nothing; decode in fp32, or look at how the model "
+            "was trained"
+        )
     # The sort is stable: of equal scores the one found first leads.
     return [sorted(x.found, key=lambda found: -found.score)[: config.n_best] for x in sentences]
 

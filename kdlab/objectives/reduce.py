@@ -82,11 +82,12 @@ def reduce(
     positions = Positions.of(targets)
     hidden_ND = student.hidden_RTD.flatten(0, 1)[positions.index_N]
     chunk_size = max(1, len(positions.tgt_N)) if plain else chunk_size
-    work = _Work(terms, scales, positions, _teacher_at(teacher, positions), chunk_size)
+    work = _Work(terms, scales, positions, _teacher_at(teacher, positions), chunk_size, _product_type(hidden_ND))
     if plain or not torch.is_grad_enabled():
         loss, sums = work.zeros(hidden_ND)
         for chunk, is_pseudo in positions.chunks(chunk_size):
-            loss_c, sums_c = work.evaluate(project(hidden_ND[chunk], student.head), chunk, is_pseudo)
+            logits_NV = project(hidden_ND[chunk], student.head, work.dtype)
+            loss_c, sums_c = work.evaluate(logits_NV, chunk, is_pseudo)
             loss, sums = loss + loss_c, sums + sums_c
     else:
         head = student.head
@@ -94,9 +95,8 @@ def reduce(
     return Reduced(loss, dict(zip(terms, sums.detach().unbind(), strict=True)))
 
 
-def project(hidden_ND: Float[Tensor, "N D"], head: Head) -> Float[Tensor, "N W"]:
-    """Logits of the V - 1 real tokens, at least fp32; the product itself in autocast's type where that is on."""
-    dtype = _product_type(hidden_ND)
+def project(hidden_ND: Float[Tensor, "N D"], head: Head, dtype: torch.dtype) -> Float[Tensor, "N W"]:
+    """Logits of the V - 1 real tokens, at least fp32; the product itself in `dtype`."""
     with torch.autocast(hidden_ND.device.type, enabled=False):
         logits_NV = hidden_ND.to(dtype) @ head.weight_VD[: head.pad_id].to(dtype).t()
         logits_NV = logits_NV.to(torch.promote_types(dtype, torch.float32))
@@ -104,6 +104,7 @@ def project(hidden_ND: Float[Tensor, "N D"], head: Head) -> Float[Tensor, "N W"]
 
 
 def _product_type(hidden_ND: Tensor) -> torch.dtype:
+    """Autocast's type where that is on: student and teacher are projected alike, or equal models would differ."""
     device = hidden_ND.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
 
@@ -117,6 +118,7 @@ class _Work:
     positions: Positions
     teacher: tuple[Tensor, Head] | None
     chunk_size: int
+    dtype: torch.dtype  # of both projections
 
     def zeros(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor]:
         """A loss and sums to add to."""
@@ -130,7 +132,7 @@ class _Work:
         if self.teacher is not None:
             hidden_ND, head = self.teacher
             with torch.no_grad():
-                teacher_NV = project(hidden_ND[chunk], head)
+                teacher_NV = project(hidden_ND[chunk], head, self.dtype)
         loss = logits_NV.new_zeros(())
         sums = []
         for name, weighted in self.terms.items():
@@ -156,7 +158,7 @@ class _GradientInForward(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, pad_id: int, work: _Work
     ) -> tuple[Tensor, Tensor]:
-        dtype = _product_type(hidden_ND)
+        dtype = work.dtype
         weight_WD = weight_VD[:pad_id].to(dtype)
         d_hidden, d_weight = torch.empty_like(hidden_ND), torch.zeros_like(weight_VD)
         d_bias = None if bias_V is None else torch.zeros_like(bias_V)

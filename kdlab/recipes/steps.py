@@ -110,7 +110,7 @@ def pseudo_labels(settings: Settings) -> list[Step]:
             params={"decode": settings["label_decode"]},
             inputs={"corpus": "corpus", "teacher": "teacher"},
             run=pseudo_label.run,
-            local=_device(settings),
+            local={**_device(settings), "min_labelled": settings["min_labelled"]},
         )
     ]
 
@@ -240,5 +240,7 @@ def _folder_hashes(folder: str | None, option: str, wanted: str) -> dict[str, st
     place = Path(folder) if folder else None
     if place is None or not place.is_dir():
         raise UserError(f"{option}={folder!r} is no folder, but its files are needed; write {option}=<{wanted}>")
-    found = sorted(path for path in place.rglob("*") if path.is_file())
+    # what makes the model: not its card, its metrics or the manifest of the run that made it
+    found = sorted(path for path in place.rglob("*") if path.is_file() and path.suffix not in (".md", ".csv", ".txt"))
+    found = [path for path in found if path.name != "manifest.json"]
     return {path.relative_to(place).as_posix(): files.sha256_file(path) for path in found}

@@ -3,8 +3,9 @@
 Sources are sorted by length over the whole corpus and decoded in chunks of a fixed number of rows; each finished chunk
 is kept in scratch, so that a killed run goes on at the chunk where it stopped. Chunks are then merged into one file.
 A row gets no label, and training falls back to its gold target, when the hypothesis
-- is unfinished: it was cut off at the greatest length, so it repeats itself or lacks its end; or
-- is empty: its text has no characters.
+- is unfinished: it was cut off at the greatest length, so it repeats itself or lacks its end;
+- is empty: its text has no characters; or
+- is missing: the source is longer than the teacher's positions.
 A teacher with another vocabulary than the corpus is fed the source text, and its text is encoded as the corpus is.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlab import files, runtime
+from kdlab.errors import UserError
 
 if TYPE_CHECKING:
     from kdlab.data.prepared import PreparedCorpus
@@ -40,6 +42,7 @@ class Chunk:
     rows: list[int] = field(default_factory=list)  # row ids of all that were decoded
     empty: int = 0
     unfinished: int = 0
+    too_long: int = 0
     src_tokens: int = 0  # of the rows with a label, EOS counted
     wall_s: float = 0.0
     cpu_s: float = 0.0
@@ -49,8 +52,9 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     """Decodes the training sources of a corpus with a teacher.
 
     inputs: corpus, teacher (a model folder). params: decode {beam_size, length_penalty, max_length_ratio,
-    max_length_extra, batch_tokens, precision}. local: device, threads.
-    Writes what data/labels.py reads. Raises: UserError where the teacher folder is no whole model.
+    max_length_extra, batch_tokens, precision}. local: device, threads, min_labelled (share of rows).
+    Writes what data/labels.py reads.
+    Raises: UserError where the teacher folder is no whole model, or too few rows get a label.
     """
     import numpy as np
 
@@ -81,7 +85,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
                 chunk = _decode(corpus, teacher, rows, config, batch_tokens, shown.update)
                 files.write_text(name, json.dumps(asdict(chunk), allow_nan=False))
 
-    totals: dict[str, Any] = dict.fromkeys(("empty", "unfinished", "src_tokens", "wall_s", "cpu_s"), 0)
+    totals: dict[str, Any] = dict.fromkeys(("empty", "unfinished", "too_long", "src_tokens", "wall_s", "cpu_s"), 0)
     labels = tokens = 0
     with LabelWriter(out) as writer:
         for start, chunk in zip(starts, _read(names), strict=True):
@@ -93,22 +97,29 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
             tokens += sum(map(len, chunk.tgt))
             for total in totals:
                 totals[total] += getattr(chunk, total)
+    if labels < local["min_labelled"] * len(order):
+        raise UserError(
+            f"only {labels:,} of {len(order):,} rows got a pseudo-label ({totals['empty']:,} hypotheses are empty, "
+            f"{totals['unfinished']:,} never end), so a student would mostly learn from gold under another name; train "
+            "the teacher longer, raise label_decode.max_length_ratio where sentences are cut off, or lower min_labelled"
+        )
     runtime.say(
         f"pseudo_label: {labels:,} labels for {len(order):,} rows; without one: {totals['empty']:,} empty, "
-        f"{totals['unfinished']:,} unfinished"
+        f"{totals['unfinished']:,} unfinished, {totals['too_long']:,} too long for the teacher"
     )
     return {
         "rows": len(order),
         "labels": labels,
         "empty": totals["empty"],
         "unfinished": totals["unfinished"],
+        "too_long": totals["too_long"],
         "tokens": tokens,
         "mean_length_ratio": round(tokens / max(1, totals["src_tokens"]), 4),
         "tokens_per_s": round(tokens / max(totals["wall_s"], 1e-9), 1),
         "tokens_per_cpu_s": round(tokens / max(totals["cpu_s"], 1e-9), 1),
         "cpu_s": round(totals["cpu_s"], 1),
         "parameters": sum(parameter.numel() for parameter in teacher.model.parameters()),
-        "rule": "empty and unfinished hypotheses give no label; the row keeps its gold target alone",
+        "rule": "empty, unfinished and missing hypotheses give no label; the row keeps its gold target alone",
     }
 
 
@@ -127,9 +138,13 @@ def _decode(
             src_ids = [ids.tolist() for ids in source.src_ids(rows)]
         else:
             src_ids = teacher.tokenizer.encode_src(source.src_text(rows))
-        found = translate(teacher.model, src_ids, config, batch_tokens=batch_tokens, progress=progress)
+        fits = [at for at, ids in enumerate(src_ids) if len(ids) <= teacher.model.config.max_positions]
+        short = [src_ids[at] for at in fits]
+        found = translate(teacher.model, short, config, batch_tokens=batch_tokens, progress=progress)
     chunk.rows = source.row_id[rows].tolist()
-    for row, src_len, hypotheses in zip(rows.tolist(), map(len, src_ids), found, strict=True):
+    chunk.too_long = len(rows) - len(fits)
+    progress(chunk.too_long)
+    for row, src_len, hypotheses in zip(rows[fits].tolist(), map(len, short), found, strict=True):
         best = hypotheses[0]
         text = teacher.text(best)
         if not best.finished:

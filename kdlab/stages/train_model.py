@@ -12,8 +12,10 @@ from kdlab import files, runtime
 from kdlab.errors import UserError
 
 if TYPE_CHECKING:
+    from kdlab.data.labels import PseudoLabels
     from kdlab.data.prepared import PreparedCorpus
     from kdlab.models.transformer import Transformer
+    from kdlab.teachers.frozen import FrozenTeacher
     from kdlab.training.callbacks import Validation
 
 VERSION = 1
@@ -50,7 +52,11 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     _fits_vocabulary(student, corpus)
     instantiate(params["init"], student, seed=params["seed"])
     objective = instantiate(params["objective"], _convert_="all")  # plain dicts of dataclasses
-    teacher = _teacher(inputs["teacher"], corpus, device, trainer["precision"]) if objective.needs_teacher else None
+    labels = PseudoLabels.open(inputs["labels"], corpus.train) if "labels" in inputs else None
+    _fits_positions(student, corpus, labels, "the student")
+    teacher = None
+    if objective.needs_teacher:
+        teacher = _teacher(inputs["teacher"], corpus, labels, device, trainer["precision"])
     module = StudentModule(
         student,
         objective,
@@ -60,7 +66,6 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         chunk_size=local["chunk_size"],
     )
 
-    labels = PseudoLabels.open(inputs["labels"], corpus.train) if "labels" in inputs else None
     stream = StepStream(
         corpus.train,
         labels=labels,
@@ -94,7 +99,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         loggers=[metrics, *(instantiate(logger) for logger in local["loggers"])],
         callbacks=[
             validation,
-            Resume(scratch / "last.ckpt", loader, metrics, every=local["checkpoint_every"]),
+            Resume(scratch / "last.ckpt", loader, metrics, validation, every=local["checkpoint_every"]),
             Progress(local["name"], every=local["log_every"]),
         ],
         checkpoint=scratch / "last.ckpt",
@@ -123,7 +128,9 @@ def _finish(
     return summary
 
 
-def _teacher(folder: Path, corpus: PreparedCorpus, device: str, precision: str) -> Any:
+def _teacher(
+    folder: Path, corpus: PreparedCorpus, labels: PseudoLabels | None, device: str, precision: str
+) -> FrozenTeacher:
     """A frozen teacher, refused unless it speaks the corpus's vocabulary: word-level KD compares token by token."""
     from kdlab.data.tokenizer import Tokenizer
     from kdlab.models.folder import load_model
@@ -136,7 +143,9 @@ def _teacher(folder: Path, corpus: PreparedCorpus, device: str, precision: str) 
             "probabilities token by token; use recipe=seq_kd (it needs no common vocabulary), or prepare the corpus "
             "with the teacher's own: data.tokenizer.path=<teacher folder>/tokenizer"
         )
-    return FrozenTeacher(load_model(folder), device=device, precision=precision)
+    model = load_model(folder)
+    _fits_positions(model, corpus, labels, "the teacher")
+    return FrozenTeacher(model, device=device, precision=precision)
 
 
 def _fits_vocabulary(student: Transformer, corpus: PreparedCorpus) -> None:
@@ -147,6 +156,27 @@ def _fits_vocabulary(student: Transformer, corpus: PreparedCorpus) -> None:
             f"the model has vocabularies of {built[0]} and {built[1]}, the corpus's tokenizer {needed[0]} and "
             f"{needed[1]}, but every token needs its own row; write vocab_size={needed[0]}"
         )
+
+
+def _fits_positions(model: Transformer, corpus: PreparedCorpus, labels: PseudoLabels | None, who: str) -> None:
+    """Refuses what would fail in the middle of training, or after it: a line longer than the model's positions."""
+    lengths = {
+        "training source": corpus.train.src_len.max(),
+        "training target": corpus.train.tgt_len.max(),
+        "validation source": corpus.valid.src_len.max(),
+        "validation target": corpus.valid.tgt_len.max(),
+        "pseudo-label": labels.tgt_len.max() if labels is not None else 0,
+    }
+    for name in corpus.tests:
+        lengths[f"source of {name}"] = max(map(len, corpus.tokenizer.encode_src(corpus.test(name).src)))
+    limit = model.config.max_positions
+    for what, longest in lengths.items():
+        if longest > limit:
+            raise UserError(
+                f"the longest {what} has {longest} tokens, but {who} was built for at most {limit} (max_positions), so "
+                "it would fail on it later; lower data.cleaning.max_tokens, take the line out of the set, or raise "
+                "max_positions"
+            )
 
 
 def _validation_batches(corpus: PreparedCorpus, microbatch_tokens: int) -> Any:

@@ -112,17 +112,20 @@ class Validation(Callback):
             and len(scores) - 1 - scores.index(max(scores)) >= self._patience
         )
 
+    def drop_unchosen(self) -> None:
+        """Removes snapshots that are not among the best; only after a checkpoint with this history is on disk."""
+        chosen = {self._file(step) for step in self.chosen()}
+        for path in self._folder.glob("*.safetensors"):
+            if path not in chosen:
+                path.unlink()
+
     def _keep(self, step: int, score: float, student: torch.nn.Module) -> None:
-        dropped = set(self.chosen())
         self.history.append((step, score))
-        dropped -= set(self.chosen())
         if step in self.chosen():
             temporary = self._file(step).with_suffix(".tmp")
             parameters = {name: value.detach().cpu().contiguous() for name, value in student.named_parameters()}
             save_file(parameters, temporary)
-            os.replace(temporary, self._file(step))
-        for old in dropped:
-            self._file(old).unlink(missing_ok=True)
+            _replace(temporary, self._file(step))
 
     def _file(self, step: int) -> Path:
         return self._folder / f"step_{step:08d}.safetensors"
@@ -144,10 +147,11 @@ class Resume(Callback):
     The checkpoint appears whole or not at all, and holds tensors and plain values only.
     """
 
-    def __init__(self, path: Path, steps: Steps, metrics: MetricsCsv, *, every: int):
+    def __init__(self, path: Path, steps: Steps, metrics: MetricsCsv, validation: Validation, *, every: int):
         self._path = path
         self._steps = steps
         self._metrics = metrics
+        self._validation = validation
         self._every = every
         self._position = steps.stream.start
         self._rng: dict[str, torch.Tensor] = {}
@@ -168,9 +172,8 @@ class Resume(Callback):
         if trainer.global_step % self._every == 0 or trainer.global_step == trainer.max_steps or trainer.should_stop:
             temporary = self._path.with_suffix(".tmp")
             trainer.save_checkpoint(temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
+            _replace(temporary, self._path)
+            self._validation.drop_unchosen()
 
     def state_dict(self) -> dict[str, Any]:
         """Random state and position."""
@@ -184,6 +187,13 @@ class Resume(Callback):
         self._rng = state_dict["rng"]
         self._position = StreamPosition(*state_dict["position"])
         self._steps.stream = replace(self._steps.stream, start=self._position)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Puts a written file in its place, its content on disk first."""
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 class Progress(Callback):

@@ -35,6 +35,7 @@ def fit(
         precision=PRECISIONS[precision],  # type: ignore[arg-type]
         max_steps=max_steps,
         max_epochs=-1,
+        default_root_dir=checkpoint.parent,
         logger=loggers,
         callbacks=callbacks,
         enable_checkpointing=False,
@@ -48,5 +49,8 @@ def fit(
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
         resume = {"ckpt_path": str(checkpoint)} if checkpoint.exists() else {}
-        trainer.fit(module, train_dataloaders=steps, weights_only=True, **resume)  # type: ignore[arg-type]
+        try:
+            trainer.fit(module, train_dataloaders=steps, weights_only=True, **resume)  # type: ignore[arg-type]
+        except SystemExit as stopped:  # Lightning's answer to SIGTERM (without a code) and to Ctrl-C
+            raise KeyboardInterrupt from stopped
     return trainer.global_step

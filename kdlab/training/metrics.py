@@ -9,6 +9,10 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from kdlab import files
+
+HEADER = "step,metric,value\n"
+
 
 class MetricsCsv(Logger):
     """A Lightning logger that appends `step,metric,value` rows and survives a kill.
@@ -20,7 +24,7 @@ class MetricsCsv(Logger):
         super().__init__()
         self._path = path
         if not path.exists():
-            path.write_text("step,metric,value\n", encoding="utf-8")
+            files.write_text(path, HEADER)
 
     @property
     def name(self) -> str:
@@ -44,6 +48,6 @@ class MetricsCsv(Logger):
 
     def forget_after(self, step: int) -> None:
         """Drops rows behind a checkpoint, and a torn last one: they are written again."""
-        rows = self._path.read_text(encoding="utf-8").split("\n")[:-1]
-        kept = [row for row in rows[1:] if row.count(",") == 2 and int(row.split(",")[0]) <= step]
-        self._path.write_text("\n".join([rows[0], *kept]) + "\n", encoding="utf-8")
+        rows = self._path.read_text(encoding="utf-8").split("\n")[1:-1]
+        kept = [row for row in rows if row.count(",") == 2 and int(row.split(",")[0]) <= step]
+        files.write_text(self._path, HEADER + "".join(f"{row}\n" for row in kept))

@@ -162,7 +162,7 @@ def test_hydras_own_flags_answer(
     assert main([*mine, "--cfg", "job", "--resolve"]) == 0
     shown = capsys.readouterr().out
     assert "name: mine" in shown
-    assert "src_vocab_size: 1000" in shown
+    assert "src_vocab_size: 1200" in shown
     assert main([*mine, "--config-name", "short", "--cfg", "job"]) == 0
     assert "max_steps: 7" in capsys.readouterr().out
     assert main(["--config-dir", str(own), "--help"]) == 0

@@ -15,6 +15,7 @@ from kdlab.stages import evaluate_model, prepare_corpus, pseudo_label, train_mod
 GOLDEN = Path(__file__).resolve().parents[1] / "assets" / "golden.json"
 TINY = [
     "max_steps=6",
+    "min_labelled=0",
     "teacher.max_steps=6",
     "data.train.0.num_lines=400",
     "data.valid.num_lines=20",

@@ -14,6 +14,7 @@ OVERRIDES = [
     "recipe=hybrid",
     "baseline=false",
     "max_steps=40",
+    "min_labelled=0",
     "teacher.max_steps=12",
     "data.train.0.num_lines=1500",
     "data.valid.num_lines=60",

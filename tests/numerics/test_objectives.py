@@ -170,6 +170,30 @@ def test_a_microbatch_of_pseudo_labels_alone_is_no_nan():
     assert all(torch.isfinite(g).all() for g in grads.values())
 
 
+def test_bf16_chunks_equal_plain_bf16_and_equal_models_give_zero():
+    batch, student = make_batch(rows(9)), model(1)
+    goal = Objective({"kd": WeightedTerm(1.0, "all", "tgt_token", WordKD(1.0))})
+    scales, grads = goal.scales(goal.units([batch])), []
+    for plain in (True, False):
+        student.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            args = (batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT)
+            hidden = student(*args).decoder_RTD
+            itself = Side(hidden.detach(), student.head())
+            got = reduce(
+                goal.active, scales, batch.targets, Side(hidden, student.head()), itself, chunk_size=7, plain=plain
+            )
+            assert got.loss.item() == 0.0
+            other = Side(model(2)(*args).decoder_RTD.detach(), model(2).head())
+            got = reduce(
+                goal.active, scales, batch.targets, Side(hidden, student.head()), other, chunk_size=7, plain=plain
+            )
+        got.loss.backward()
+        grads.append({name: p.grad.clone() for name, p in student.named_parameters()})
+    for name, value in grads[0].items():
+        torch.testing.assert_close(grads[1][name], value, atol=3e-3, rtol=0.05)
+
+
 def test_gradient_equals_finite_differences_of_the_reported_loss():
     batch, goal, teacher = make_batch(rows(4)), objective(), model(2)
     args = (batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT)

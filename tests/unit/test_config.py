@@ -256,9 +256,9 @@ def test_point_names_are_safe_and_kept_apart() -> None:
 
 
 def test_the_teachers_vocabulary_is_compared_where_it_can_be(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"tgt_vocab_size": 4000}), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": {"tgt_vocab_size": 4000}}), encoding="utf-8")
     (problem,) = problems("teacher=folder", f"teacher.path={tmp_path}")
-    assert "a vocabulary of 4000, the student 1000" in problem
+    assert "a vocabulary of 4000, the student 1200" in problem and "recipe=seq_kd" in problem
 
 
 def test_a_sweep_expands_to_its_points() -> None:

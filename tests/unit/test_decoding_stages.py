@@ -27,7 +27,7 @@ DECODE = {
     "batch_tokens": 300,
     "precision": "fp32",
 }
-LOCAL = {"device": "cpu", "threads": 1}
+LOCAL = {"device": "cpu", "threads": 1, "min_labelled": 0.0}
 
 
 def prepare(folder, vocab_size, num_lines):

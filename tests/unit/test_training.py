@@ -96,7 +96,7 @@ def train(folder: Path, *, max_steps: int = 6, objective=KD, optim=ADAM, microba
         precision=changes.get("precision", "fp32"),
         strategy=trainer_arguments("cpu"),
         loggers=[metrics],
-        callbacks=[validation, Resume(checkpoint, loader, metrics, every=2), Progress("test", every=1)],
+        callbacks=[validation, Resume(checkpoint, loader, metrics, validation, every=2), Progress("test", every=1)],
         checkpoint=checkpoint,
     )
     return Trained(module, validation, steps, folder)
