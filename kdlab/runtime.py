@@ -17,8 +17,11 @@ Item = TypeVar("Item")
 
 
 def say(message: str) -> None:
-    """Prints one line to standard error, at once."""
-    print(f"kdlab: {message}", file=sys.stderr, flush=True)
+    """Prints one line to standard error, at once, above a progress bar where there is one."""
+    if "tqdm" in sys.modules:
+        sys.modules["tqdm"].tqdm.write(f"kdlab: {message}", file=sys.stderr)
+    else:
+        print(f"kdlab: {message}", file=sys.stderr, flush=True)
 
 
 def progress(items: Iterable[Item], *, what: str, total: int | None = None, unit: str = "lines") -> Iterator[Item]:

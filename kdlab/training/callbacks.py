@@ -224,7 +224,8 @@ class Progress(Callback):
         values = {f"train/{name}": float(value) for name, value in outputs.items()}
         values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         values["train/tokens_per_s"] = self._tokens / max(seconds, 1e-9)
-        self._bar.set_postfix_str(f"loss {values['train/loss']:.3f}, {values['train/tokens_per_s']:,.0f} tokens/s")
+        shown = f"loss {values['train/loss']:.3f}, {values['train/tokens_per_s']:,.0f} tokens/s"
+        self._bar.set_postfix_str(shown, refresh=False)  # the bar itself decides when to print
         for logger in trainer.loggers:
             logger.log_metrics(values, trainer.global_step)
         self._tokens, self._since = 0, time.perf_counter()
