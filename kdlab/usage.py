@@ -13,7 +13,7 @@ USAGE = """kdlab: a parallel corpus and a teacher go in; a small student, its sc
 
 usage: python -m kdlab.run [+experiment=NAME] [group=option ...] [key=value ...]
   python -m kdlab.run                                  the toy: teacher, student alone, student with hybrid distillation
-  python -m kdlab.run +experiment=hybrid_wmt20 dry_run=true        print a plan: step, stage, key, reuse or run
+  python -m kdlab.run +experiment=hybrid_wmt20 dry_run=true        print a plan: step, stage, key; reuse, run or skip
   python -m kdlab.run -m seed=1,2,3 temperature=1,2                six runs, one behind the other
 
   -m, --multirun       run every combination of key=a,b    --cfg job [--resolve]   print the configuration

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from kdlab.errors import UserError
-from kdlab.files import read_json, sha256_file, write_json
+from kdlab.files import read_json, write_json
 
 EOS_ID, UNK_ID = 0, 1  # as in types.py, which needs torch
 # Every character is a piece where all of them take at most a tenth of the vocabulary; else those that make up one
@@ -135,19 +135,6 @@ class Tokenizer:
             [side.id_to_piece(index) for index in range(side.get_piece_size())] for side in (self._src, self._tgt)
         ]
         return hashlib.sha256(json.dumps(pieces).encode()).hexdigest()[:16]
-
-
-def identity(folder: Path | str) -> dict[str, Any]:
-    """Plain values that determine the content of a tokenizer's folder, for an artefact's key."""
-    files = [path for path in sorted(Path(folder).glob("*.spm"))]
-    return {"kind": "tokenizer", "files": {path.name: sha256_file(path) for path in files}}
-
-
-def check(folder: Path | str) -> list[str]:
-    """Problems of a tokenizer's folder that can be told without opening it."""
-    if (Path(folder) / "tokenizer.json").is_file():
-        return []
-    return [f"{folder} holds no tokenizer.json, so it is no kdlab tokenizer; name a folder such as <model>/tokenizer"]
 
 
 def _file_names(joint: bool) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ finished hypotheses, the first K that do not end go on. A sentence is done when 
 greatest length; with length_penalty 0, where scores can only fall, already when the best continuation of a step ended.
 The padding id is never produced, and EOS not at the first step: both are masked before the softmax.
 Equal scores are settled by the lower beam, then the lower id.
-Source: reference/peers_nmt.md section 5.1.
+Source: CTranslate2's beam search.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def attend(
     """Softmax attention, scaled by K**-0.5; `visible` (True = may be seen) broadcasts to (B, H, T, S).
 
     On a CPU two matrix products and a softmax: torch's fused kernel is five times slower there in bf16
-    (reference/speed.md). The CPU softmax of bf16 scores works in fp32 inside.
+    . The CPU softmax of bf16 scores works in fp32 inside.
     """
     if query_BHTK.device.type != "cpu":
         return F.scaled_dot_product_attention(query_BHTK, key_BHSK, value_BHSK, attn_mask=visible, dropout_p=dropout)

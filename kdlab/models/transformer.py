@@ -1,6 +1,6 @@
 """The encoder-decoder transformer: configuration, layers, the full forward and the incremental step.
 
-Post-norm follows reference/peers_nmt.md section 5 so that exports to CTranslate2 and Hugging Face Marian are exact.
+Post-norm is as in Hugging Face's Marian and CTranslate2, so that exports can be exact.
 """
 
 from __future__ import annotations

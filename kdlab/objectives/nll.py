@@ -18,7 +18,7 @@ class Nll:
         (1 - e) * (-log p_y) + e * mean_v(-log p_v),   p = softmax(z)
 
     Units:  nats per target token.
-    Source: F2-F4 of the deck; Szegedy et al. 2016 for the smoothing.
+    Source: Szegedy et al. 2016 for the smoothing.
     """
 
     label_smoothing: float = 0.0

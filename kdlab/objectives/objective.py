@@ -54,7 +54,7 @@ class Objective:
 
         loss = sum_t  weight_t * (sum of term_t over its rows) / units_t
 
-    Source: F12, F15, F21, F23 of the deck, with the weights named instead of alpha.
+    Source: the deck's interpolation, triple and hybrid losses, with weights named instead of alpha.
     """
 
     terms: Mapping[str, WeightedTerm]

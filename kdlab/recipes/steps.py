@@ -5,14 +5,12 @@ Hashed is what changes results; devices, threads, sizes of microbatches, paths a
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdlab import files
+from kdlab import files, targets
 from kdlab.artifacts.stage import Step
 from kdlab.errors import UserError
 from kdlab.stages import evaluate_model, fetch_model, prepare_corpus, pseudo_label, train_model
@@ -125,8 +123,6 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
     labels = labels and uses_labels(node)
     if labels:
         node = {"mix": settings["mix"], "mix_by": settings["mix_by"], **node}
-    else:  # gold rows only: the share of gold rows must not change the key
-        node = {field: value for field, value in node.items() if field not in ("mix", "mix_by")}
     inputs = {"corpus": "corpus"}
     if any(needs_teacher(term) for term in node["terms"].values()):
         inputs["teacher"] = "teacher"
@@ -184,21 +180,8 @@ def uses_labels(objective: dict[str, Any]) -> bool:
 
 
 def needs_teacher(term: dict[str, Any]) -> bool:
-    """Whether a term compares with a teacher: its class says `needs_teacher`, read from the source, without torch."""
-    module, _, name = term["term"]["_target_"].rpartition(".")
-    found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
-        raise UserError(
-            f"objective term _target_={term['term']['_target_']!r}: there is no module {module!r}, so the term cannot "
-            f"be computed; write e.g. _target_: {NLL}"
-        )
-    for node in ast.parse(Path(found.origin).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            for line in node.body:
-                target = line.target if isinstance(line, ast.AnnAssign) else None
-                if isinstance(target, ast.Name) and target.id == "needs_teacher" and isinstance(line, ast.AnnAssign):
-                    return isinstance(line.value, ast.Constant) and bool(line.value.value)
-    return True
+    """Whether a term compares with a teacher: its class says `needs_teacher`."""
+    return bool(targets.signature(term["term"]["_target_"]).flags.get("needs_teacher", True))
 
 
 def _active(objective: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Result: a model folder (weights, config, tokenizer, card) with metrics.csv and o
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +105,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         ],
         checkpoint=scratch / "last.ckpt",
     )
+    if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+        wandb.finish()  # else the next training of this process would go on in the same W&B run
     return _finish(out, student, validation, corpus, steps, params)
 
 

@@ -24,7 +24,7 @@ class Optim:
         cosine:          (1 + cos(pi (s - w) / (n - w))) / 2
         constant:        1
 
-    Source: inverse_sqrt as in the deck (A.4: 4e-4 at 15,000, 1.265e-4 at 150,000 steps).
+    Source: inverse_sqrt as in the deck (4e-4 at 15,000, 1.265e-4 at 150,000 steps).
     """
 
     lr: float

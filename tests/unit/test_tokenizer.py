@@ -43,7 +43,6 @@ def test_text_goes_round_and_folders_give_the_same_tokenizer(tmp_path, joint, mo
     again = Tokenizer.open(tmp_path)
     assert again.joint == joint and again.fingerprint == tokenizer.fingerprint and len(again.fingerprint) == 16
     assert again.encode_src(SRC) == tokenizer.encode_src(SRC)
-    assert len(module.identity(tmp_path)["files"]) == 2 - joint and module.check(tmp_path) == []
     if not joint:  # each side knows its own letters only
         assert 1 in tokenizer.encode_tgt(SRC[:1])[0] and 1 not in tokenizer.encode_src(SRC[:1])[0]
 
@@ -90,7 +89,6 @@ def test_line_breaks_of_unicode_become_spaces():
 def test_foreign_folders_and_models_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds no kdlab tokenizer"):
         Tokenizer.open(tmp_path)
-    assert "no kdlab tokenizer" in module.check(tmp_path)[0]
     trained().save(tmp_path / "a")
     trained(seed=2).save(tmp_path / "b")
     (tmp_path / "b" / "joint.spm").write_bytes((tmp_path / "a" / "joint.spm").read_bytes())
