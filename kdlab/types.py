@@ -1,9 +1,9 @@
-"""Tensors and batches that several rooms share; imports nothing of kdlab.
+"""Tensors and batches that several rooms share; imports nothing of kdlab but its errors.
 
 Shape letters, everywhere in kdlab:
     B sentences (sources)   R target rows (R > B when a source carries several targets)
     S source positions      T target positions
-    N real positions, picked out of (R, T)
+    N real target positions, picked out of (R, T); M real source positions, out of (B, S)
     V vocabulary            D width
 """
 
@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from kdlab.errors import UserError
+
 Origin = Literal["gold", "pseudo", "all"]
-Unit = Literal["tgt_token", "src_token", "sentence"]
+Unit = Literal["tgt_token", "src_token", "sentence", "position"]  # position: padding too (objectives/ancestor.py)
 
 EOS_ID = 0  # ends every source and every tgt_out
 UNK_ID = 1  # the padding id is the last one of each vocabulary: its size minus one; it also starts every tgt_in
@@ -54,14 +56,14 @@ class Batch:
     targets: Targets
 
     def num_units(self, on: Origin, per: Unit) -> int:
-        """How many target tokens, source tokens or sentences the rows of this origin hold; from masks alone."""
+        """How many units the rows of this origin hold; from masks alone."""
         targets = self.targets
         rows_R = targets.origin_R(on)
         if per == "tgt_token":
             return int(targets.mask_RT[rows_R].sum())
         if per == "src_token":
             return int(self.src_mask_BS.sum(-1)[targets.source_R[rows_R]].sum())
-        return int(rows_R.sum())
+        return int(rows_R.sum()) * (targets.mask_RT.shape[1] if per == "position" else 1)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -85,8 +87,54 @@ class Head:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a model returns for one batch: the input of its head and the output of every layer."""
+    """What a model returns for one batch, at real positions only: the input of its head and every layer's output.
 
-    decoder_RTD: Float[Tensor, "R T D"]
-    encoder_layers: tuple[Float[Tensor, "B S D"], ...]
-    decoder_layers: tuple[Float[Tensor, "R T D"], ...]
+    M real source positions, N real target positions, each row by row in the order of the batch.
+    """
+
+    decoder_ND: Float[Tensor, "N D"]
+    encoder_layers: tuple[Float[Tensor, "M D"], ...]
+    decoder_layers: tuple[Float[Tensor, "N D"], ...]
+
+
+@dataclass(frozen=True)
+class TopK:
+    """A teacher's distribution at N positions: its K most likely tokens, and how much all others have together.
+
+    The others' share depends on the temperature, so it is kept for each of some temperatures T:
+        log_tails[n, i] = log sum over the others of p_v ** (1 / temperatures[i])   (-inf where there are no others)
+
+    Units: nats; log_probs at temperature 1.
+    """
+
+    ids_NK: Int[Tensor, "N K"]
+    log_probs_NK: Float[Tensor, "N K"]
+    log_tails_NI: Float[Tensor, "N I"]
+    temperatures: tuple[float, ...]
+
+    @staticmethod
+    def of(logits_NV: Float[Tensor, "N V"], num: int, temperatures: tuple[float, ...]) -> TopK:
+        """The `num` greatest of logits."""
+        log_probs_NV = torch.log_softmax(logits_NV, dim=-1)
+        log_probs_NK, ids_NK = log_probs_NV.topk(num, dim=-1)
+        others_NV = log_probs_NV.scatter(1, ids_NK, float("-inf"))
+        tails = [torch.logsumexp(others_NV / temperature, dim=-1) for temperature in temperatures]
+        return TopK(ids_NK, log_probs_NK, torch.stack(tails, dim=-1), temperatures)
+
+    def at(self, temperature: float) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N"]]:
+        """Log-probabilities of the K tokens and of all others together. Raises: UserError for an unknown tail."""
+        if temperature not in self.temperatures:
+            raise UserError(
+                f"temperature {temperature:g}, but the teacher's top-k cache knows the mass of the other tokens at "
+                f"{', '.join(f'{known:g}' for known in self.temperatures)} alone, without which nothing is known; "
+                "add the temperature to teacher_cache.temperatures, or use teacher_cache=hidden, exact at every one"
+            )
+        tail_N = self.log_tails_NI[:, self.temperatures.index(temperature)]
+        scaled_NK = self.log_probs_NK / temperature
+        total_N = torch.logaddexp(torch.logsumexp(scaled_NK, dim=-1), tail_N)
+        # Finite, for a share of nothing times its logarithm is nothing; exp() of it is exactly 0.
+        return scaled_NK - total_N[:, None], (tail_N - total_N).clamp(min=-1e4)
+
+    def take(self, chosen: slice | Int[Tensor, "M"]) -> TopK:
+        """The same at some of the positions."""
+        return TopK(self.ids_NK[chosen], self.log_probs_NK[chosen], self.log_tails_NI[chosen], self.temperatures)

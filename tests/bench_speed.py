@@ -72,11 +72,11 @@ def train(
         for batch in step:
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 targets = batch.targets
-                out = student(batch.src_BS, batch.src_mask_BS, targets.tgt_in_RT, targets.source_R)
-                side, guide = Side(out.decoder_RTD, student.head()), None
+                out = student(batch.src_BS, batch.src_mask_BS, targets.tgt_in_RT, targets.source_R, targets.mask_RT)
+                side, guide = Side(out.decoder_ND, student.head()), None
                 if teacher is not None:
                     with teacher.head() as head:
-                        guide = Side(teacher(batch).decoder_RTD, head)
+                        guide = Side(teacher(batch).decoder_ND, head)
                 reduce(terms, scales, targets, side, guide, chunk_size=1024).loss.backward()
             tokens += batch.num_units("all", "tgt_token")
         optimizer.step()

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from kdlab.models.packing import Packing
+
 # Finite, so that a query that may see nothing gives no NaN; exp() of it is exactly 0 in fp32 and bf16.
 MASKED = -1e9
 # Positions by which a cache grows: few enough to copy little when beams move, enough not to grow at every step.
@@ -25,8 +27,8 @@ def attend(
 ) -> Float[Tensor, "B H T K"]:
     """Softmax attention, scaled by K**-0.5; `visible` (True = may be seen) broadcasts to (B, H, T, S).
 
-    On a CPU two matrix products and a softmax: torch's fused kernel is five times slower there in bf16
-    . The CPU softmax of bf16 scores works in fp32 inside.
+    On a CPU two matrix products and a softmax: torch's fused kernel is five times slower there in bf16.
+    The CPU softmax of bf16 scores works in fp32 inside.
     """
     if query_BHTK.device.type != "cpu":
         return F.scaled_dot_product_attention(query_BHTK, key_BHSK, value_BHSK, attn_mask=visible, dropout_p=dropout)
@@ -66,9 +68,12 @@ class SelfAttention(nn.Module):
         self.qkv_proj = nn.Linear(d_model, 3 * d_model)
         self.out_proj = nn.Linear(d_model, d_model)
 
-    def forward(self, x_BTD: Float[Tensor, "B T D"], visible: Bool[Tensor, "..."]) -> Float[Tensor, "B T D"]:
-        query, key, value = split_heads(self.qkv_proj(x_BTD), 3, self.num_heads)
-        return self.out_proj(merge_heads(attend(query, key, value, visible, self.dropout if self.training else 0.0)))
+    def forward(
+        self, x_ND: Float[Tensor, "N D"], packing: Packing, visible: Bool[Tensor, "..."]
+    ) -> Float[Tensor, "N D"]:
+        query, key, value = split_heads(packing.unpack(self.qkv_proj(x_ND)), 3, self.num_heads)
+        dropout = self.dropout if self.training else 0.0
+        return self.out_proj(packing.pack(merge_heads(attend(query, key, value, visible, dropout))))
 
     def step(self, x_RD: Float[Tensor, "R D"], state: DecoderState, layer: int) -> Float[Tensor, "R D"]:
         """One new position of every row, which sees itself and all before it."""
@@ -87,20 +92,27 @@ class CrossAttention(nn.Module):
         self.kv_proj = nn.Linear(d_model, 2 * d_model)
         self.out_proj = nn.Linear(d_model, d_model)
 
-    def keys_values(self, memory_BSD: Float[Tensor, "B S D"]) -> tuple[Tensor, ...]:
+    def keys_values(self, memory_MD: Float[Tensor, "M D"], packing: Packing) -> tuple[Tensor, ...]:
         """Keys and values (B, H, S, K) of encoded sources."""
-        return split_heads(self.kv_proj(memory_BSD), 2, self.num_heads)
+        return split_heads(packing.unpack(self.kv_proj(memory_MD)), 2, self.num_heads)
 
     def forward(
         self,
-        x_BTD: Float[Tensor, "B T D"],
-        key_BHSK: Float[Tensor, "B H S K"],
-        value_BHSK: Float[Tensor, "B H S K"],
+        x_ND: Float[Tensor, "N D"],
+        packing: Packing,
+        memory: tuple[Float[Tensor, "R H S K"], ...],
         visible: Bool[Tensor, "..."],
-    ) -> Float[Tensor, "B T D"]:
-        (query,) = split_heads(self.q_proj(x_BTD), 1, self.num_heads)
+    ) -> Float[Tensor, "N D"]:
+        (query,) = split_heads(packing.unpack(self.q_proj(x_ND)), 1, self.num_heads)
         dropout = self.dropout if self.training else 0.0
-        return self.out_proj(merge_heads(attend(query, key_BHSK, value_BHSK, visible, dropout)))
+        return self.out_proj(packing.pack(merge_heads(attend(query, memory[0], memory[1], visible, dropout))))
+
+    def step(self, x_RD: Float[Tensor, "R D"], state: DecoderState, layer: int) -> Float[Tensor, "R D"]:
+        """One new position of every row; the rows of a sentence are the queries of one attention to its source."""
+        (query,) = split_heads(self.q_proj(x_RD).view(-1, state.beam_size, x_RD.shape[-1]), 1, self.num_heads)
+        key, value = state.cross[layer]
+        attended = attend(query, key, value, state.visible_B11S, 0.0)
+        return self.out_proj(merge_heads(attended).view(x_RD.shape))
 
 
 class DecoderState:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kdlab.errors import UserError, did_you_mean
 from kdlab.models.attention import CrossAttention, DecoderState, SelfAttention
+from kdlab.models.packing import Packing
 from kdlab.types import Head, ModelOutput
 
 CHOICES = {
@@ -146,8 +147,10 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(config)
         self.around_self, self.around_ff = Residual(config), Residual(config)
 
-    def forward(self, x: Float[Tensor, "B S D"], visible: Bool[Tensor, "B 1 1 S"]) -> Float[Tensor, "B S D"]:
-        x = self.around_self.leave(x, self.self_attention(self.around_self.enter(x), visible))
+    def forward(
+        self, x: Float[Tensor, "M D"], packing: Packing, visible: Bool[Tensor, "B 1 1 S"]
+    ) -> Float[Tensor, "M D"]:
+        x = self.around_self.leave(x, self.self_attention(self.around_self.enter(x), packing, visible))
         return self.around_ff.leave(x, self.feed_forward(self.around_ff.enter(x)))
 
 
@@ -163,22 +166,20 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "R T D"],
+        x: Float[Tensor, "N D"],
+        packing: Packing,
         causal: Bool[Tensor, "T T"],
         memory: tuple[Tensor, ...],
         visible: Bool[Tensor, "R 1 1 S"],
-    ) -> Float[Tensor, "R T D"]:
-        x = self.around_self.leave(x, self.self_attention(self.around_self.enter(x), causal))
-        x = self.around_cross.leave(x, self.cross_attention(self.around_cross.enter(x), *memory, visible))
+    ) -> Float[Tensor, "N D"]:
+        x = self.around_self.leave(x, self.self_attention(self.around_self.enter(x), packing, causal))
+        x = self.around_cross.leave(x, self.cross_attention(self.around_cross.enter(x), packing, memory, visible))
         return self.around_ff.leave(x, self.feed_forward(self.around_ff.enter(x)))
 
     def step(self, x: Float[Tensor, "R D"], state: DecoderState, layer: int) -> Float[Tensor, "R D"]:
-        """One new position; the rows of a sentence are the queries of one attention to its source."""
+        """One new position of every row."""
         x = self.around_self.leave(x, self.self_attention.step(self.around_self.enter(x), state, layer))
-        query = self.around_cross.enter(x).view(-1, state.beam_size, x.shape[-1])
-        x = self.around_cross.leave(
-            x, self.cross_attention(query, *state.cross[layer], state.visible_B11S).view(x.shape)
-        )
+        x = self.around_cross.leave(x, self.cross_attention.step(self.around_cross.enter(x), state, layer))
         return self.around_ff.leave(x, self.feed_forward(self.around_ff.enter(x)))
 
 
@@ -187,6 +188,7 @@ class Transformer(nn.Module):
 
     Embeddings are scaled by sqrt(D); the row of the padding id (the last) is zero and stays zero.
     Targets are padded on the right only: the causal mask then hides padding from every real position.
+    Layers and norms see real positions alone (packing.py).
     """
 
     def __init__(self, config: TransformerConfig):
@@ -226,25 +228,37 @@ class Transformer(nn.Module):
     def _decoder_layers(self) -> list[DecoderLayer]:
         return [cast(DecoderLayer, layer) for layer in self.decoder]
 
-    def _embed(self, table: nn.Embedding, ids: Int[Tensor, "B T"], start: int = 0) -> Float[Tensor, "B T D"]:
-        end = start + ids.shape[1]
-        if end > self.config.max_positions:
-            raise UserError(
-                f"a sequence of {end} tokens is longer than max_positions {self.config.max_positions}, the most this "
-                "model was built for; split or drop such lines, or build the model with more positions"
-            )
+    def _embed(self, table: nn.Embedding, ids: Int[Tensor, "... T"], start: int = 0) -> Float[Tensor, "... T D"]:
+        end = start + ids.shape[-1]
+        self._fits(end)
+        return self._embedded(table, ids, self.positions[start:end])
+
+    def _embed_packed(self, table: nn.Embedding, ids_BT: Int[Tensor, "B T"], packing: Packing) -> Float[Tensor, "N D"]:
+        self._fits(ids_BT.shape[1])
+        if packing.index_N is None:
+            return self._embed(table, ids_BT).flatten(0, 1)
+        return self._embedded(table, packing.pack(ids_BT), self.positions[packing.columns()])
+
+    def _embedded(self, table: nn.Embedding, ids: Tensor, positions: Tensor) -> Tensor:
         # Summed in the precision of the table of positions, then in that of the weights.
-        x = table(ids) * self.config.d_model**0.5 + self.positions[start:end]
+        x = table(ids) * self.config.d_model**0.5 + positions
         return F.dropout(x.to(table.weight.dtype), self.config.dropout, self.training)
 
+    def _fits(self, num_positions: int) -> None:
+        if num_positions > self.config.max_positions:
+            raise UserError(
+                f"a sequence of {num_positions} tokens is longer than max_positions {self.config.max_positions}, the "
+                "most this model was built for; split or drop such lines, or build the model with more positions"
+            )
+
     def encode(
-        self, src_BS: Int[Tensor, "B S"], src_mask_BS: Bool[Tensor, "B S"]
-    ) -> tuple[Float[Tensor, "B S D"], tuple[Float[Tensor, "B S D"], ...]]:
-        """What the decoder attends to, and the output of every layer."""
-        x, visible = self._embed(self.src_embedding, src_BS), src_mask_BS[:, None, None, :]
+        self, src_BS: Int[Tensor, "B S"], src_mask_BS: Bool[Tensor, "B S"], packing: Packing
+    ) -> tuple[Float[Tensor, "M D"], tuple[Float[Tensor, "M D"], ...]]:
+        """What the decoder attends to, and the output of every layer; `packing` is that of the mask."""
+        x, visible = self._embed_packed(self.src_embedding, src_BS, packing), src_mask_BS[:, None, None, :]
         layers = []
         for layer in self.encoder:
-            x = layer(x, visible)
+            x = layer(x, packing, visible)
             layers.append(x)
         return (self.encoder_norm(x) if self.config.norm == "pre" else x), tuple(layers)
 
@@ -254,35 +268,40 @@ class Transformer(nn.Module):
         src_mask_BS: Bool[Tensor, "B S"],
         tgt_in_RT: Int[Tensor, "R T"],
         source_R: Int[Tensor, "R"] | None = None,
+        tgt_mask_RT: Bool[Tensor, "R T"] | None = None,
     ) -> ModelOutput:
-        """Hidden states of all target positions; row r translates source `source_R[r]` (None: source r).
+        """Hidden states of the real target positions; row r translates source `source_R[r]` (None: source r).
 
-        Masks are True at real positions. Sources are encoded, and their keys and values projected, once each.
+        Masks are True at real positions; without `tgt_mask_RT` all target positions are computed. Sources are encoded,
+        and their keys and values projected, once each.
         """
-        memory_BSD, encoder_layers = self.encode(src_BS, src_mask_BS)
+        packing = Packing.of(src_mask_BS)
+        memory_MD, encoder_layers = self.encode(src_BS, src_mask_BS, packing)
         visible = src_mask_BS[:, None, None, :]
         # Looking for the identity would make a GPU wait; there the selection itself is cheap.
         if source_R is not None and source_R.device.type == "cpu" and _is_identity(source_R, len(src_BS)):
             source_R = None
         if source_R is not None:
             visible = visible.index_select(0, source_R)
-        T = tgt_in_RT.shape[1]
+        R, T = tgt_in_RT.shape
         causal = torch.ones(T, T, dtype=torch.bool, device=tgt_in_RT.device).tril()
-        x, decoder_layers = self._embed(self._tgt_table(), tgt_in_RT), []
+        tgt_packing = Packing((R, T), None, None) if tgt_mask_RT is None else Packing.of(tgt_mask_RT)
+        x, decoder_layers = self._embed_packed(self._tgt_table(), tgt_in_RT, tgt_packing), []
         for layer in self._decoder_layers():
-            memory = layer.cross_attention.keys_values(memory_BSD)
+            memory = layer.cross_attention.keys_values(memory_MD, packing)
             if source_R is not None:
                 memory = tuple(part.index_select(0, source_R) for part in memory)
-            x = layer(x, causal, memory, visible)
+            x = layer(x, tgt_packing, causal, memory, visible)
             decoder_layers.append(x)
         if self.config.norm == "pre":
             x = self.decoder_norm(x)
-        return ModelOutput(decoder_RTD=x, encoder_layers=encoder_layers, decoder_layers=tuple(decoder_layers))
+        return ModelOutput(decoder_ND=x, encoder_layers=encoder_layers, decoder_layers=tuple(decoder_layers))
 
     def start(self, src_BS: Int[Tensor, "B S"], src_mask_BS: Bool[Tensor, "B S"], beam_size: int = 1) -> DecoderState:
         """Encodes sources for decoding `beam_size` rows of each, step by step."""
-        memory_BSD, _ = self.encode(src_BS, src_mask_BS)
-        cross = [layer.cross_attention.keys_values(memory_BSD) for layer in self._decoder_layers()]
+        packing = Packing.of(src_mask_BS)
+        memory_MD, _ = self.encode(src_BS, src_mask_BS, packing)
+        cross = [layer.cross_attention.keys_values(memory_MD, packing) for layer in self._decoder_layers()]
         return DecoderState(beam_size, src_mask_BS[:, None, None, :], cross)
 
     def step(self, tokens_R: Int[Tensor, "R"], state: DecoderState) -> Float[Tensor, "R D"]:

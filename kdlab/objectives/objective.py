@@ -9,7 +9,8 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kdlab.types import Batch, Origin, Unit
+from kdlab.objectives.distributions import Softened, Teacher
+from kdlab.types import Batch, Origin, TopK, Unit
 
 
 @runtime_checkable
@@ -19,11 +20,43 @@ class TokenTerm(Protocol):
     needs_teacher: ClassVar[bool]
 
     def __call__(
-        self,
-        student_logits_NV: Float[Tensor, "N V"],
-        teacher_logits_NV: Float[Tensor, "N V"] | None,
-        tgt_N: Int[Tensor, "N"],
+        self, student_logits_NV: Float[Tensor, "N V"], teacher: Teacher, tgt_N: Int[Tensor, "N"]
     ) -> Float[Tensor, "N"]: ...
+
+    def formula(self) -> str: ...
+
+
+@runtime_checkable
+class AnalyticTerm(Protocol):
+    """A token term that also knows its gradient: faster than autograd through `__call__`, and tested against it."""
+
+    def add_gradient(
+        self,
+        student: Softened,
+        teacher: Softened | TopK | None,
+        tgt_N: Int[Tensor, "N"],
+        scale: float,
+        d_logits_NV: Float[Tensor, "N V"],
+    ) -> Float[Tensor, "N"]:
+        """Adds scale * d(sum of nats)/d(student logits) to `d_logits_NV` in place; returns nats of each position."""
+        ...
+
+
+@runtime_checkable
+class HiddenTerm(Protocol):
+    """A pure function on hidden states of a student layer and a teacher layer at the same real positions."""
+
+    needs_teacher: ClassVar[bool]
+
+    @property
+    def stack(self) -> Literal["encoder", "decoder"]: ...
+
+    @property
+    def projection(self) -> bool: ...
+
+    def pairs(self, num_student: int, num_teacher: int) -> list[tuple[int, int]]: ...
+
+    def __call__(self, student_ND: Float[Tensor, "N D"], teacher_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N"]: ...
 
     def formula(self) -> str: ...
 
@@ -44,7 +77,7 @@ class WeightedTerm:
     weight: float
     on: Origin
     per: Unit
-    term: TokenTerm
+    term: TokenTerm | HiddenTerm
     mixed: bool = False
 
 
@@ -67,9 +100,24 @@ class Objective:
         return {name: t for name, t in self.terms.items() if t.weight > 0}
 
     @property
+    def token_terms(self) -> dict[str, WeightedTerm]:
+        """The active terms that look at logits."""
+        return {name: t for name, t in self.active.items() if not isinstance(t.term, HiddenTerm)}
+
+    @property
+    def hidden_terms(self) -> dict[str, WeightedTerm]:
+        """The active terms that look at hidden states."""
+        return {name: t for name, t in self.active.items() if isinstance(t.term, HiddenTerm)}
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether a term compares with a teacher."""
         return any(t.term.needs_teacher for t in self.active.values())
+
+    @property
+    def counts_padding(self) -> bool:
+        """Whether a term looks at padding: no sound one does (see ancestor.py)."""
+        return any(getattr(t.term, "counts_padding", False) for t in self.active.values())
 
     def units(self, step: Iterable[Batch]) -> dict[str, int]:
         """What each term's sum is divided by: counted from masks over the microbatches of one optimizer step."""

@@ -1,4 +1,4 @@
-"""The one place for masks, projection to the vocabulary, fp32, chunks and sums.
+"""The one place for masks, projection to the vocabulary, fp32, chunks and sums of token terms.
 
 All token terms see the same logits of a chunk, in fp32, without the padding id (the last of the vocabulary). Their
 gradient with respect to hidden states and head is taken *in the forward pass*, so that no (positions x vocabulary)
@@ -9,49 +9,84 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from kdlab.objectives.objective import WeightedTerm
-from kdlab.types import Head, Targets
+from kdlab.objectives.distributions import Softened
+from kdlab.objectives.objective import AnalyticTerm, TokenTerm, WeightedTerm
+from kdlab.types import Head, Targets, TopK
 
 
 @dataclass(frozen=True)
 class Side:
-    """What one model hands to the objective: the inputs of its head, and the head."""
+    """What one model hands to the token terms: the inputs of its head at real positions, and the head.
 
-    hidden_RTD: Float[Tensor, "R T D"]
+    dtype: of the product of the two; None: autocast's where that is on, else that of the hidden states.
+    """
+
+    hidden_ND: Float[Tensor, "N D"]
     head: Head
+    dtype: torch.dtype | None = None
+
+    def product_dtype(self) -> torch.dtype:
+        """The type in which hidden states and head meet."""
+        if self.dtype is not None:
+            return self.dtype
+        device = self.hidden_ND.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.hidden_ND.dtype
+
+
+class Chunk(NamedTuple):
+    """Positions of one origin that are looked at together."""
+
+    at: slice
+    is_pseudo: bool
+    is_padding: bool
+
+    def concerns(self, weighted: WeightedTerm) -> bool:
+        """Whether a term looks at these positions."""
+        if self.is_padding and not getattr(weighted.term, "counts_padding", False):
+            return False
+        return weighted.on == "all" or (weighted.on == "pseudo") == self.is_pseudo
 
 
 @dataclass(frozen=True)
 class Positions:
-    """The real positions of a microbatch, gold ones first, so that a chunk never mixes origins."""
+    """The positions of a microbatch, put in order by origin, so that a chunk never mixes origins."""
 
-    index_N: Int[Tensor, "N"]  # into the flattened (R, T)
+    order_N: Int[Tensor, "N"] | None  # into the model's positions; None: they are in order
     tgt_N: Int[Tensor, "N"]
-    num_gold: int
+    groups: list[tuple[int, bool, bool]]  # (positions, is pseudo, is padding), one after the other
 
     @staticmethod
-    def of(targets: Targets) -> Positions:
-        """Picks the real positions out of a padded target block."""
-        index_N = targets.mask_RT.flatten().nonzero().squeeze(-1)
-        pseudo_N: Bool[Tensor, "N"] = targets.is_pseudo_R[index_N // targets.mask_RT.shape[1]]
-        index_N = torch.cat([index_N[~pseudo_N], index_N[pseudo_N]])
-        tgt_N = targets.tgt_out_RT.flatten()[index_N]
-        return Positions(index_N, tgt_N, num_gold=int((~pseudo_N).sum()))
+    def of(targets: Targets, *, padded: bool = False) -> Positions:
+        """The real positions, row by row as models give them; `padded`: all, for a term that counts padding."""
+        mask_RT, pseudo_R = targets.mask_RT, targets.is_pseudo_R
+        real_N = torch.ones_like(mask_RT).flatten() if padded else mask_RT.flatten()
+        kind_N = (pseudo_R[:, None] + 2 * ~mask_RT).flatten()[real_N]
+        tgt_N = targets.tgt_out_RT.flatten()[real_N]
+        order_N = None
+        if not bool((kind_N[1:] >= kind_N[:-1]).all()):
+            order_N = kind_N.argsort(stable=True)
+            tgt_N = tgt_N[order_N]
+        counts = torch.bincount(kind_N, minlength=4).tolist()
+        return Positions(order_N, tgt_N, [(n, bool(kind % 2), kind > 1) for kind, n in enumerate(counts) if n])
 
-    def chunks(self, chunk_size: int) -> list[tuple[slice, bool]]:
-        """Slices of at most `chunk_size` positions with their origin (True for pseudo)."""
-        ends = [(0, self.num_gold, False), (self.num_gold, len(self.tgt_N), True)]
-        return [
-            (slice(begin, min(begin + chunk_size, end)), is_pseudo)
-            for start, end, is_pseudo in ends
-            for begin in range(start, end, chunk_size)
-        ]
+    def pick(self, x_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Hidden states in this order."""
+        return x_ND if self.order_N is None else x_ND[self.order_N]
+
+    def chunks(self, chunk_size: int) -> list[Chunk]:
+        """Pieces of at most `chunk_size` positions."""
+        found, start = [], 0
+        for num, is_pseudo, is_padding in self.groups:
+            for begin in range(start, start + num, chunk_size):
+                found.append(Chunk(slice(begin, min(begin + chunk_size, start + num)), is_pseudo, is_padding))
+            start += num
+        return found
 
 
 @dataclass(frozen=True)
@@ -67,31 +102,35 @@ def reduce(
     scales: Mapping[str, float],
     targets: Targets,
     student: Side,
-    teacher: Side | None,
+    teacher: Side | TopK | None,
     *,
     chunk_size: int,
     plain: bool = False,
+    padded: bool = False,
 ) -> Reduced:
-    """Sums every term over its real positions and scales it by a factor known beforehand.
+    """Sums every token term over its positions and scales it by a factor known beforehand.
 
     Args:
         scales: factor of each term's sum (weight over units of the whole optimizer step).
         chunk_size: positions projected to the vocabulary at once.
         plain: ordinary autograd over everything at once.
+        padded: the models computed padding too, for a term that counts it.
     """
-    positions = Positions.of(targets)
-    hidden_ND = student.hidden_RTD.flatten(0, 1)[positions.index_N]
-    chunk_size = max(1, len(positions.tgt_N)) if plain else chunk_size
-    work = _Work(terms, scales, positions, _teacher_at(teacher, positions), chunk_size, _product_type(hidden_ND))
+    positions = Positions.of(targets, padded=padded)
+    hidden_ND = positions.pick(student.hidden_ND)
+    if isinstance(teacher, TopK):
+        teacher = teacher if positions.order_N is None else teacher.take(positions.order_N)
+    elif teacher is not None:
+        teacher = Side(positions.pick(teacher.hidden_ND), teacher.head, teacher.product_dtype())
+    work = _Work(terms, scales, positions, teacher, student.product_dtype())
+    head = student.head
     if plain or not torch.is_grad_enabled():
         loss, sums = work.zeros(hidden_ND)
-        for chunk, is_pseudo in positions.chunks(chunk_size):
-            logits_NV = project(hidden_ND[chunk], student.head, work.dtype)
-            loss_c, sums_c = work.evaluate(logits_NV, chunk, is_pseudo)
+        for chunk in positions.chunks(max(1, len(hidden_ND)) if plain else chunk_size):
+            loss_c, sums_c = work.plain(project(hidden_ND[chunk.at], head, work.dtype), chunk)
             loss, sums = loss + loss_c, sums + sums_c
     else:
-        head = student.head
-        loss, sums = _GradientInForward.apply(hidden_ND, head.weight_VD, head.bias_V, head.pad_id, work)
+        loss, sums = _GradientInForward.apply(hidden_ND, head.weight_VD, head.bias_V, head.pad_id, chunk_size, work)
     return Reduced(loss, dict(zip(terms, sums.detach().unbind(), strict=True)))
 
 
@@ -103,12 +142,6 @@ def project(hidden_ND: Float[Tensor, "N D"], head: Head, dtype: torch.dtype) -> 
         return logits_NV if head.bias_V is None else logits_NV + head.bias_V[: head.pad_id]
 
 
-def _product_type(hidden_ND: Tensor) -> torch.dtype:
-    """Autocast's type where that is on: student and teacher are projected alike, or equal models would differ."""
-    device = hidden_ND.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-
-
 @dataclass(frozen=True)
 class _Work:
     """All that a chunk needs besides the student's hidden states and head."""
@@ -116,39 +149,57 @@ class _Work:
     terms: Mapping[str, WeightedTerm]
     scales: Mapping[str, float]
     positions: Positions
-    teacher: tuple[Tensor, Head] | None
-    chunk_size: int
-    dtype: torch.dtype  # of both projections
+    teacher: Side | TopK | None
+    dtype: torch.dtype  # of the student's projection
 
     def zeros(self, hidden_ND: Tensor) -> tuple[Tensor, Tensor]:
         """A loss and sums to add to."""
         dtype = torch.promote_types(hidden_ND.dtype, torch.float32)
         return hidden_ND.new_zeros((), dtype=dtype), hidden_ND.new_zeros(len(self.terms), dtype=dtype)
 
-    def evaluate(self, logits_NV: Tensor, chunk: slice, is_pseudo: bool) -> tuple[Tensor, Tensor]:
-        """Scaled loss of a chunk and the sum of each term."""
-        tgt_N = self.positions.tgt_N[chunk]
-        teacher_NV = None
-        if self.teacher is not None:
-            hidden_ND, head = self.teacher
-            with torch.no_grad():
-                teacher_NV = project(hidden_ND[chunk], head, self.dtype)
-        loss = logits_NV.new_zeros(())
-        sums = []
+    def teacher_at(self, chunk: Chunk) -> Tensor | TopK | None:
+        """What the terms see of the teacher at these positions, if one of them looks."""
+        looks = any(t.term.needs_teacher for t in self.terms.values() if chunk.concerns(t))
+        if self.teacher is None or not looks:
+            return None
+        if isinstance(self.teacher, TopK):
+            return self.teacher.take(chunk.at)
+        with torch.no_grad():
+            return project(self.teacher.hidden_ND[chunk.at], self.teacher.head, self.teacher.product_dtype())
+
+    def plain(self, logits_NV: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Scaled loss of a chunk and the sum of each term, for autograd."""
+        teacher, tgt_N = self.teacher_at(chunk), self.positions.tgt_N[chunk.at]
+        loss, sums = logits_NV.new_zeros(()), []
         for name, weighted in self.terms.items():
-            if weighted.on != "all" and (weighted.on == "pseudo") != is_pseudo:
-                sums.append(logits_NV.new_zeros(()))
-                continue
-            total = weighted.term(logits_NV, teacher_NV, tgt_N).sum()
+            total = logits_NV.new_zeros(())
+            if chunk.concerns(weighted):
+                total = cast(TokenTerm, weighted.term)(logits_NV, teacher, tgt_N).sum()
             loss = loss + self.scales[name] * total
             sums.append(total.detach())
         return loss, torch.stack(sums)
 
-
-def _teacher_at(teacher: Side | None, positions: Positions) -> tuple[Tensor, Head] | None:
-    if teacher is None:
-        return None
-    return teacher.hidden_RTD.flatten(0, 1)[positions.index_N], teacher.head
+    def gradient(self, logits_NV: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
+        """The same and the gradient of the loss in the logits; closed forms where terms know theirs."""
+        teacher, tgt_N = self.teacher_at(chunk), self.positions.tgt_N[chunk.at]
+        student = Softened(logits_NV)
+        guide = Softened(teacher) if isinstance(teacher, Tensor) else teacher
+        d_logits_NV, loss, sums = torch.zeros_like(logits_NV), logits_NV.new_zeros(()), []
+        for name, weighted in self.terms.items():
+            term, scale, total = weighted.term, self.scales[name], logits_NV.new_zeros(())
+            if not chunk.concerns(weighted):
+                pass
+            elif isinstance(term, AnalyticTerm):
+                total = term.add_gradient(student, guide, tgt_N, scale, d_logits_NV).sum()
+            else:
+                with torch.enable_grad():
+                    leaf_NV = logits_NV.detach().requires_grad_()
+                    reported = cast(TokenTerm, term)(leaf_NV, teacher, tgt_N).sum()
+                    d_logits_NV += torch.autograd.grad(scale * reported, leaf_NV)[0]
+                total = reported.detach()
+            loss += scale * total
+            sums.append(total)
+        return d_logits_NV, loss, torch.stack(sums)
 
 
 class _GradientInForward(torch.autograd.Function):
@@ -156,7 +207,13 @@ class _GradientInForward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, pad_id: int, work: _Work
+        ctx: Any,
+        hidden_ND: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        pad_id: int,
+        chunk_size: int,
+        work: _Work,
     ) -> tuple[Tensor, Tensor]:
         dtype = work.dtype
         weight_WD = weight_VD[:pad_id].to(dtype)
@@ -164,24 +221,21 @@ class _GradientInForward(torch.autograd.Function):
         d_bias = None if bias_V is None else torch.zeros_like(bias_V)
         loss, sums = work.zeros(hidden_ND)
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            for chunk, is_pseudo in work.positions.chunks(work.chunk_size):
-                hidden = hidden_ND[chunk].to(dtype)
+            for chunk in work.positions.chunks(chunk_size):
+                if not any(chunk.concerns(weighted) for weighted in work.terms.values()):
+                    d_hidden[chunk.at] = 0.0
+                    continue
+                hidden = hidden_ND[chunk.at].to(dtype)
                 logits_NV = (hidden @ weight_WD.t()).to(loss.dtype)
                 if bias_V is not None:
                     logits_NV += bias_V[:pad_id]
-                with torch.enable_grad():
-                    logits_NV.requires_grad_()
-                    loss_c, sums_c = work.evaluate(logits_NV, chunk, is_pseudo)
-                loss += loss_c.detach()
+                d_logits_NV, loss_c, sums_c = work.gradient(logits_NV, chunk)
+                loss += loss_c
                 sums += sums_c
-                if not loss_c.requires_grad:  # no term looks at this origin
-                    d_hidden[chunk] = 0.0
-                    continue
-                (d_logits_NV,) = torch.autograd.grad(loss_c, logits_NV)
                 if d_bias is not None:
                     d_bias[:pad_id] += d_logits_NV.sum(0)
                 d_logits_NV = d_logits_NV.to(dtype)
-                d_hidden[chunk] = (d_logits_NV @ weight_WD).to(hidden_ND.dtype)
+                d_hidden[chunk.at] = (d_logits_NV @ weight_WD).to(hidden_ND.dtype)
                 if dtype == d_weight.dtype:
                     d_weight[:pad_id].addmm_(d_logits_NV.t(), hidden)
                 else:
@@ -194,4 +248,4 @@ class _GradientInForward(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         d_hidden, d_weight, d_bias = ctx.saved_tensors
         grad = grads[0]
-        return d_hidden * grad, d_weight * grad, None if d_bias is None else d_bias * grad, None, None
+        return d_hidden * grad, d_weight * grad, None if d_bias is None else d_bias * grad, None, None, None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kdlab.teachers.frozen import FrozenTeacher
     from kdlab.training.callbacks import Validation
 
-VERSION = 1
+VERSION = 2
 
 
 def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:

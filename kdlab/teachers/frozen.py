@@ -20,22 +20,31 @@ class FrozenTeacher:
 
     Args:
         model: taken over: set to eval mode, all gradients off.
-        precision: bf16 keeps the weights of linear layers in bf16 (norms stay fp32), to be called under autocast.
+        precision: of its own, whatever the student's: bf16 keeps its linear layers in bf16 (norms stay fp32).
     """
 
     def __init__(self, model: Transformer, *, device: torch.device | str = "cpu", precision: str = "fp32"):
         model.eval().requires_grad_(False).to(device)
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         if precision == "bf16":
             for module in model.modules():
                 if isinstance(module, nn.Linear):
                     module.to(torch.bfloat16)
+        self.config = model.config
         self._model = model
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> ModelOutput:
-        """Runs the teacher over the very same prefixes as the student."""
+    def __call__(self, batch: Batch, *, padded: bool = False) -> ModelOutput:
+        """Runs the teacher over the very same prefixes as the student; `padded`: at padding too."""
         targets = batch.targets
-        return self._model(batch.src_BS, batch.src_mask_BS, targets.tgt_in_RT, targets.source_R)
+        with torch.autocast(batch.src_BS.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self._model(
+                batch.src_BS,
+                batch.src_mask_BS,
+                targets.tgt_in_RT,
+                targets.source_R,
+                None if padded else targets.mask_RT,
+            )
 
     @contextmanager
     def head(self) -> Iterator[Head]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdlab.errors import UserError
 from kdlab.models.transformer import Transformer
+from kdlab.objectives.hidden import projections, reduce_hidden
 from kdlab.objectives.nll import Nll
 from kdlab.objectives.objective import Objective, WeightedTerm
 from kdlab.objectives.reduce import Reduced, Side, reduce
@@ -42,13 +43,21 @@ class StudentModule(lightning.LightningModule):
         self.student = student
         self.objective = objective
         self._teacher = teacher  # a plain object: never a submodule (see FrozenTeacher)
+        self.projections = nn.ModuleDict()  # of hidden terms: trained and saved with the student, no part of it
+        if teacher is not None and objective.hidden_terms:
+            ours, theirs = student.config, teacher.config
+            layers = {
+                "encoder": (ours.num_encoder_layers, theirs.num_encoder_layers),
+                "decoder": (ours.num_decoder_layers, theirs.num_decoder_layers),
+            }
+            self.projections = projections(objective.hidden_terms, ours.d_model, theirs.d_model, layers)
         self._optim = optim
         self._max_steps = max_steps
         self._chunk_size = chunk_size
 
     def configure_optimizers(self) -> Any:
-        """Adam over the student's parameters, and its schedule."""
-        optimizer = self._optim.optimizer(self.student.parameters())
+        """Adam over the student's parameters (and projections), and its schedule."""
+        optimizer = self._optim.optimizer(self.parameters())
         return {"optimizer": optimizer, "lr_scheduler": self._optim.scheduler(optimizer, self._max_steps)}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -69,7 +78,7 @@ class StudentModule(lightning.LightningModule):
             loss += reduced.loss.detach()
             for name, value in reduced.sums.items():
                 sums[name] += value
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), self._optim.clip_norm or float("inf"))
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self._optim.clip_norm or float("inf"))
         if not torch.isfinite(loss + grad_norm):
             raise UserError(
                 f"the loss ({float(loss):g}) or its gradient ({float(grad_norm):g}) is not finite at step "
@@ -104,15 +113,23 @@ class StudentModule(lightning.LightningModule):
         return {name: sums[name] / units[name] for name in terms}
 
     def _forward(self, batch: Batch, scales: dict[str, float], terms: dict[str, WeightedTerm]) -> Reduced:
-        targets = batch.targets
-        out = self.student(batch.src_BS, batch.src_mask_BS, targets.tgt_in_RT, targets.source_R)
-        student = Side(out.decoder_RTD, self.student.head())
-        settings: dict[str, Any] = {"chunk_size": self._chunk_size}
+        targets, padded = batch.targets, self.objective.counts_padding
+        mask_RT = None if padded else targets.mask_RT
+        out = self.student(batch.src_BS, batch.src_mask_BS, targets.tgt_in_RT, targets.source_R, mask_RT)
+        student = Side(out.decoder_ND, self.student.head())
+        hidden = {name: terms[name] for name in terms if name in self.objective.hidden_terms}
+        tokens = {name: terms[name] for name in terms if name not in hidden}
+        settings: dict[str, Any] = {"chunk_size": self._chunk_size, "padded": padded}
         if self._teacher is None or not self.objective.needs_teacher:
-            return reduce(terms, scales, targets, student, None, **settings)
-        hidden_RTD = self._teacher(batch).decoder_RTD
+            return reduce(tokens, scales, targets, student, None, **settings)
+        guide = self._teacher(batch, padded=padded)
         with self._teacher.head() as head:
-            return reduce(terms, scales, targets, student, Side(hidden_RTD, head), **settings)
+            side = Side(guide.decoder_ND, head, self._teacher.dtype)
+            reduced = reduce(tokens, scales, targets, student, side, **settings)
+        if not hidden:
+            return reduced
+        more = reduce_hidden(hidden, scales, batch, out, guide, self.projections)
+        return Reduced(reduced.loss + more.loss, {**reduced.sums, **more.sums})
 
     def _means(self, sums: dict[str, Tensor], step: list[Batch]) -> dict[str, Tensor]:
         means = {}

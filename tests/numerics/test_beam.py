@@ -43,7 +43,7 @@ def log_probs(model, src, outs):
     pad, outs = model.config.tgt_vocab_size - 1, torch.tensor(outs)
     tgt_in = torch.cat([torch.full((len(outs), 1), pad), outs[:, :-1]], dim=1)
     hidden = model(torch.tensor([src]), torch.ones(1, len(src)).bool(), tgt_in, torch.zeros(len(outs)).long())
-    logits = F.linear(hidden.decoder_RTD, model.head().weight_VD, model.head().bias_V)
+    logits = F.linear(hidden.decoder_ND.unflatten(0, outs.shape), model.head().weight_VD, model.head().bias_V)
     logits[:, :, pad] = logits[:, 0, EOS] = -math.inf
     return torch.log_softmax(logits, -1).gather(2, outs[..., None]).double().sum((1, 2)).tolist()
 
@@ -125,7 +125,7 @@ def test_beam_one_is_greedy():
         for step in range(len(src) + 20):
             with torch.no_grad():
                 hidden = model(torch.tensor([src]), torch.ones(1, len(src)).bool(), torch.tensor([[pad, *ids]]))
-                logits = F.linear(hidden.decoder_RTD[0, -1], model.head().weight_VD, model.head().bias_V)
+                logits = F.linear(hidden.decoder_ND[-1], model.head().weight_VD, model.head().bias_V)
             logits[pad] = -math.inf
             if step == 0:
                 logits[EOS] = -math.inf
@@ -177,7 +177,7 @@ def test_translating_amid_training_leaves_the_gradient_alone():
     batch = sources(40, [5, 9])
     with torch.autocast("cpu", torch.bfloat16):
         found = translate(model, batch, config, batch_tokens=500)
-        hidden = model(torch.tensor([batch[0]]), torch.ones(1, 5).bool(), torch.tensor([[39, 3]])).decoder_RTD
+        hidden = model(torch.tensor([batch[0]]), torch.ones(1, 5).bool(), torch.tensor([[39, 3]])).decoder_ND
     hidden.float()[..., 0].sum().backward()
     assert model.encoder[0].feed_forward.fc1.weight.grad.abs().max() > 0
     assert found == translate(model, batch, config, batch_tokens=500)

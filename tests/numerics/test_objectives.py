@@ -124,10 +124,10 @@ def gradients(batches: list[Batch], *, chunk_size: int = 1000, plain: bool = Fal
     scales = goal.scales(goal.units(batches))
     loss, sums = 0.0, {}
     for batch in batches:
-        args = (batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT)
+        args = (batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT, None, batch.targets.mask_RT)
         with torch.no_grad():
-            guide = Side(teacher(*args).decoder_RTD, teacher.head())
-        side = Side(student(*args).decoder_RTD, student.head())
+            guide = Side(teacher(*args).decoder_ND, teacher.head())
+        side = Side(student(*args).decoder_ND, student.head())
         got = reduce(goal.active, scales, batch.targets, side, guide, chunk_size=chunk_size, plain=plain)
         got.loss.backward()
         loss += got.loss.item()
@@ -177,14 +177,14 @@ def test_bf16_chunks_equal_plain_bf16_and_equal_models_give_zero():
     for plain in (True, False):
         student.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            args = (batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT)
-            hidden = student(*args).decoder_RTD
+            args = (batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT, None, batch.targets.mask_RT)
+            hidden = student(*args).decoder_ND
             itself = Side(hidden.detach(), student.head())
             got = reduce(
                 goal.active, scales, batch.targets, Side(hidden, student.head()), itself, chunk_size=7, plain=plain
             )
             assert got.loss.item() == 0.0
-            other = Side(model(2)(*args).decoder_RTD.detach(), model(2).head())
+            other = Side(model(2)(*args).decoder_ND.detach(), model(2).head())
             got = reduce(
                 goal.active, scales, batch.targets, Side(hidden, student.head()), other, chunk_size=7, plain=plain
             )
@@ -196,11 +196,11 @@ def test_bf16_chunks_equal_plain_bf16_and_equal_models_give_zero():
 
 def test_gradient_equals_finite_differences_of_the_reported_loss():
     batch, goal, teacher = make_batch(rows(4)), objective(), model(2)
-    args = (batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT)
-    hidden = torch.randn(4, batch.targets.tgt_in_RT.shape[1], D, dtype=torch.float64)
+    args = (batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT, None, batch.targets.mask_RT)
+    hidden = torch.randn(int(batch.targets.mask_RT.sum()), D, dtype=torch.float64)
     weight = torch.randn(V, D, dtype=torch.float64)
     with torch.no_grad():
-        guide = Side(teacher(*args).decoder_RTD.double(), Head(teacher.head().weight_VD.double(), None, V - 1))
+        guide = Side(teacher(*args).decoder_ND.double(), Head(teacher.head().weight_VD.double(), None, V - 1))
     scales = goal.scales(goal.units([batch]))
 
     def loss(h: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -221,13 +221,13 @@ def test_the_padding_token_gets_no_probability_and_no_gradient():
     batch, student = make_batch(rows(5)), model(1)
     goal = Objective({"nll": WeightedTerm(1.0, "all", "tgt_token", Nll())})
     scales = goal.scales(goal.units([batch]))
-    out = student(batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT)
-    before = reduce(goal.active, scales, batch.targets, Side(out.decoder_RTD, student.head()), None, chunk_size=4)
+    out = student(batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT, None, batch.targets.mask_RT)
+    before = reduce(goal.active, scales, batch.targets, Side(out.decoder_ND, student.head()), None, chunk_size=4)
     before.loss.backward()
     assert student.src_embedding.weight.grad[V - 1].abs().max() == 0.0
     bumped = Head(student.head().weight_VD.detach().clone(), None, V - 1)
     bumped.weight_VD[V - 1] = 100.0
-    after = reduce(goal.active, scales, batch.targets, Side(out.decoder_RTD.detach(), bumped), None, chunk_size=4)
+    after = reduce(goal.active, scales, batch.targets, Side(out.decoder_ND.detach(), bumped), None, chunk_size=4)
     assert after.loss.item() == before.loss.item()
 
 

@@ -61,7 +61,7 @@ def test_the_decks_architectures_have_their_exact_sizes(layers, d_model, num_hea
         source, mask, targets = torch.zeros(2, 5).long(), torch.ones(2, 5).bool(), torch.zeros(3, 4).long()
         output = model(source, mask, targets, torch.tensor([0, 0, 1]))
     assert num_parameters(model) == expected
-    assert output.decoder_RTD.shape == (3, 4, d_model)
+    assert output.decoder_ND.shape == (3 * 4, d_model)
     assert (len(output.encoder_layers), len(output.decoder_layers)) == layers
 
 
@@ -80,7 +80,7 @@ def test_incremental_steps_equal_the_full_forward(shape):
         full = model(src, mask, tgt, source)
         state = model.start(src, mask, beam_size=2)
         stepped = torch.stack([model.step(tgt[:, t], state) for t in range(tgt.shape[1])], dim=1)
-        torch.testing.assert_close(stepped, full.decoder_RTD, atol=1e-5, rtol=0)
+        torch.testing.assert_close(stepped, full.decoder_ND.unflatten(0, tgt.shape), atol=1e-5, rtol=0)
 
         # half of the way with rows exchanged and the middle sentence dropped
         state, rows = model.start(src, mask, beam_size=2), torch.tensor([1, 0, 2, 3, 4, 4])
@@ -90,7 +90,7 @@ def test_incremental_steps_equal_the_full_forward(shape):
         state.keep(torch.tensor([0, 2]))
         kept = torch.cat([tgt[rows][:, :10], tgt[:, 10:]], dim=1)[[0, 1, 4, 5]]
         stepped = torch.stack([model.step(kept[:, t], state) for t in range(10, 20)], dim=1)
-        expected = model(src, mask, kept, torch.tensor([0, 0, 2, 2])).decoder_RTD[:, 10:]
+        expected = model(src, mask, kept, torch.tensor([0, 0, 2, 2])).decoder_ND.unflatten(0, kept.shape)[:, 10:]
         torch.testing.assert_close(stepped, expected, atol=1e-5, rtol=0)
 
 
@@ -104,8 +104,12 @@ def test_a_sentence_does_not_depend_on_its_neighbours_padding(shape):
         other = src.clone()
         other[~mask] = 3
         repadded = model(other, mask, tgt, source)
-    torch.testing.assert_close(alone.decoder_RTD, together.decoder_RTD[2:4, :9], atol=2e-6, rtol=0)
-    torch.testing.assert_close(repadded.decoder_RTD, together.decoder_RTD, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        alone.decoder_ND.unflatten(0, (2, -1)), together.decoder_ND.unflatten(0, tgt.shape)[2:4, :9], atol=2e-6, rtol=0
+    )
+    torch.testing.assert_close(
+        repadded.decoder_ND.unflatten(0, tgt.shape), together.decoder_ND.unflatten(0, tgt.shape), atol=1e-6, rtol=0
+    )
 
 
 def test_the_decoder_does_not_look_ahead():
@@ -114,7 +118,7 @@ def test_the_decoder_does_not_look_ahead():
     changed = tgt.clone()
     changed[:, 8:] = 2
     with torch.no_grad():
-        a, b = model(src, mask, tgt, source).decoder_RTD, model(src, mask, changed, source).decoder_RTD
+        a, b = (model(src, mask, ids, source).decoder_ND.unflatten(0, tgt.shape) for ids in (tgt, changed))
     torch.testing.assert_close(a[:, :8], b[:, :8], atol=1e-6, rtol=0)
     assert (a[:, 8:] - b[:, 8:]).abs().max() > 0.1
 
@@ -126,9 +130,9 @@ def test_a_source_given_once_equals_the_source_repeated():
         if hasattr(module, "dropout"):
             module.dropout = 0.0
     src, mask, tgt, source = batch(model)
-    shared = model(src, mask, tgt, source).decoder_RTD
-    repeated = model(src[source], mask[source], tgt).decoder_RTD
-    identity = model(src[source], mask[source], tgt, torch.arange(6)).decoder_RTD
+    shared = model(src, mask, tgt, source).decoder_ND
+    repeated = model(src[source], mask[source], tgt).decoder_ND
+    identity = model(src[source], mask[source], tgt, torch.arange(6)).decoder_ND
     torch.testing.assert_close(shared, repeated, atol=1e-6, rtol=0)
     assert torch.equal(identity, repeated)
     weight = model.decoder[0].cross_attention.kv_proj.weight
@@ -141,9 +145,9 @@ def test_bf16_autocast_trains_and_stays_near_fp32(shape):
     model = build(**shape)
     src, mask, tgt, source = batch(model)
     mask[1] = False  # a source of padding alone must give no NaN
-    fp32 = model(src, mask, tgt, source).decoder_RTD
+    fp32 = model(src, mask, tgt, source).decoder_ND
     with torch.autocast("cpu", torch.bfloat16):
-        bf16 = model(src, mask, tgt, source).decoder_RTD
+        bf16 = model(src, mask, tgt, source).decoder_ND
     bf16.float().square().sum().backward()
     assert (bf16 - fp32).abs().max() < 0.15
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -152,10 +156,10 @@ def test_bf16_autocast_trains_and_stays_near_fp32(shape):
 def test_dropout_acts_in_training_alone():
     model = build(dropout=0.5, attention_dropout=0.5)
     src, mask, tgt, source = batch(model)
-    one, two = (model(src, mask, tgt, source).decoder_RTD for _ in range(2))
+    one, two = (model(src, mask, tgt, source).decoder_ND for _ in range(2))
     assert torch.equal(one, two)
     model.train()
-    one, two = (model(src, mask, tgt, source).decoder_RTD for _ in range(2))
+    one, two = (model(src, mask, tgt, source).decoder_ND for _ in range(2))
     assert (one - two).abs().max() > 0.1
 
 
@@ -172,7 +176,7 @@ def test_the_start_depends_on_the_seed_alone_and_padding_rows_stay_zero(shape):
     assert 0.9 * (6 / 32) ** 0.5 < bound <= (6 / 32) ** 0.5
     src, mask, tgt, source = batch(model)
     optimizer, head = torch.optim.Adam(model.parameters(), lr=0.1), model.head()
-    logits = torch.nn.functional.linear(model(src, mask, tgt, source).decoder_RTD, head.weight_VD, head.bias_V)
+    logits = torch.nn.functional.linear(model(src, mask, tgt, source).decoder_ND, head.weight_VD, head.bias_V)
     logits[..., : head.pad_id].logsumexp(-1).sum().backward()
     optimizer.step()
     assert not torch.equal(model.head().weight_VD[:-1], again.head().weight_VD[:-1])
@@ -202,3 +206,26 @@ def test_too_long_input_and_unknown_keys_are_refused():
     with pytest.raises(UserError, match="'d_modle'; did you mean 'd_model'"):
         TransformerConfig.from_dict({"d_modle": 3})
     assert TransformerConfig.from_dict(TINY.to_dict()) == TINY
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_t6_packed_positions_equal_the_padded_grid(shape):
+    model = build(**shape)
+    src, mask, tgt, source = batch(model)
+    tgt_mask = torch.arange(tgt.shape[1]) < torch.tensor([20, 3, 0, 11, 7, 1])[:, None]
+    weight = model.decoder[0].self_attention.qkv_proj.weight
+    grid = model(src, mask, tgt, source).decoder_ND.unflatten(0, tgt.shape)[tgt_mask]
+    (expected,) = torch.autograd.grad(grid.square().sum(), weight)
+    packed = model(src, mask, tgt, source, tgt_mask).decoder_ND
+    (gradient,) = torch.autograd.grad(packed.square().sum(), weight)
+    torch.testing.assert_close(packed, grid, atol=2e-6, rtol=0)
+    torch.testing.assert_close(gradient, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_t28_a_block_of_padding_alone_keeps_the_graph():
+    model = build()
+    src, mask, tgt, source = batch(model)
+    hidden = model(src, mask, tgt, source, torch.zeros_like(tgt, dtype=torch.bool)).decoder_ND
+    assert hidden.shape == (0, model.config.d_model)
+    hidden.sum().backward()
+    assert model.encoder[0].feed_forward.fc1.weight.grad.abs().max() == 0

@@ -26,7 +26,7 @@ def test_a_model_comes_back_bit_by_bit(tmp_path, shape):
     assert again.config == model.config and not again.training
     assert again.state_dict().keys() == model.state_dict().keys()
     src, mask, tgt = torch.tensor([[3, 4, 0]]), torch.ones(1, 3).bool(), torch.tensor([[13, 5]])
-    assert torch.equal(again(src, mask, tgt).decoder_RTD, model(src, mask, tgt).decoder_RTD)
+    assert torch.equal(again(src, mask, tgt).decoder_ND, model(src, mask, tgt).decoder_ND)
     assert again.head().weight_VD.requires_grad
     assert read_config(tmp_path / "model")["card"]["tokenizer"] == "abc"
     assert "- objective: nll\n" in (tmp_path / "model" / "card.md").read_text()

@@ -111,7 +111,7 @@ def test_the_teacher_is_frozen_and_in_no_state(tmp_path):
     assert not net.training and not any(p.requires_grad for p in net.parameters())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     batch = next(iter(evaluation_batches(rows(20), microbatch_tokens=1000, **PADS)))
-    assert torch.equal(teacher(batch).decoder_RTD, teacher(batch).decoder_RTD)  # no dropout
+    assert torch.equal(teacher(batch).decoder_ND, teacher(batch).decoder_ND)  # no dropout
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)  # tensors and plain values only
     names = {f"student.{name}" for name, _ in done.module.student.named_parameters()}
     assert set(saved["state_dict"]) == names
@@ -182,7 +182,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tmp_path):
 
     def poisoned(*args):
         out = forward(*args)
-        return dataclasses.replace(out, decoder_RTD=out.decoder_RTD * float("nan"))
+        return dataclasses.replace(out, decoder_ND=out.decoder_ND * float("nan"))
 
     student.forward = poisoned
     with pytest.raises(UserError, match="not finite at step 5"):
