@@ -38,9 +38,14 @@ NEEDS_PLUS = ("experiment", "debug")  # groups outside the primary defaults list
 @final
 @dataclass(frozen=True)
 class Composed:
-    """A valid configuration: typed, resolved, read-only; with what made it and the name of its point."""
+    """A valid configuration: typed, resolved, read-only; with what made it and the name of its point.
+
+    `unresolved` still has its references; `values` are the keys that the user set, without the choices of groups.
+    """
 
     cfg: DictConfig
+    unresolved: DictConfig
+    values: list[str]
     overrides: list[str]
     choices: dict[str, str]
     point: str
@@ -140,7 +145,7 @@ class _Composition:
         chosen = {group: choice for group, choice in choices.items() if group in mine}
         keys = [o.key_or_group for o in self.values]
         point = points.name(typed, before, keys, chosen, usual, self._experiment(typed))
-        return Composed(typed, self.overrides, choices, point)
+        return Composed(typed, cfg, keys, self.overrides, choices, point)
 
     def _sort(self, text: str) -> None:
         """Puts one override where it belongs, or reports it."""

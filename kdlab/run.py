@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdlab import compose, files, runtime, usage
+from kdlab import compose, effects, files, runtime, usage
 from kdlab.artifacts.stage import Step, plan_keys
 from kdlab.artifacts.store import Store
 from kdlab.errors import ConfigError, UserError
@@ -122,6 +122,8 @@ def _command(argv: list[str]) -> int:
     composed = compose.compose(args.overrides, config_dir=config_dir, config_name=config_name)
     if args.cfg:
         return _ask_hydra(argv)
+    if problems := effects.idle(composed.unresolved, composed.values, make_plan):
+        raise ConfigError(problems)
     execute(composed)
     return 0
 
@@ -171,8 +173,9 @@ def _check_points(points: list[list[str]], config_dir: Path | None, config_name:
     idle: list[set[str]] = []
     for overrides in points:
         try:
-            compose.compose(overrides, config_dir=config_dir, config_name=config_name)
-            idle.append(set())
+            composed = compose.compose(overrides, config_dir=config_dir, config_name=config_name)
+            found = effects.idle(composed.unresolved, composed.values, make_plan)
+            idle.append({problem.partition("=")[0] for problem in found})
         except ConfigError as error:
             unused = {problem for problem in error.problems if " has no effect: no term" in problem}
             idle.append({problem.partition("=")[0] for problem in unused})

@@ -29,7 +29,7 @@ ROOMS = {
 }
 # Files beside the rooms. What makes and checks a configuration (one room in several files), then the commands, each
 # with the room that it shows.
-CONFIGURATION = {"schema", "targets", "validation", "contradictions", "compose", "points", "usage"}
+CONFIGURATION = {"schema", "targets", "validation", "contradictions", "compose", "points", "usage", "effects"}
 COMMANDS = {
     "run": {"report"},
     "translate": {"decoding", "models", "data", "types"},
