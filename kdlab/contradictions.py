@@ -8,18 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdlab import targets
 from kdlab.errors import UserError, did_you_mean
+from kdlab.models import layer_rules
 
 Check = Callable[[DictConfig, dict[str, str]], Iterator[str]]
 
 # `${weight_kd}` and the like reach the terms; a dial that no term names would be set in vain.
 OBJECTIVE_DIALS = ("weight_nll", "weight_pseudo", "weight_kd", "temperature")
 MIXING_DIALS = ("mix", "mix_by")
+LAYER_SKIP = "kdlab.models.layer_skip.layer_skip"
 BASELINE_STEPS = ("baseline", "evaluate_baseline")
 
 
@@ -172,6 +175,42 @@ def _models(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             )
 
 
+def _init(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    target = str(cfg.init._target_)
+    if not targets.signature(target).takes("teacher"):
+        return
+    if "teacher" not in cfg.recipe.steps:
+        yield (
+            f"init={names.get('init', target)} starts the student from a teacher but "
+            f"recipe={names.get('recipe', cfg.recipe._target_)} has none; choose init=random or e.g. recipe=word_kd"
+        )
+        return
+    teacher = _teacher_architecture(cfg)
+    if target == LAYER_SKIP and teacher and str(cfg.student._target_).endswith(".TransformerConfig"):
+        rules, student = (OmegaConf.to_container(node, resolve=True) for node in (cfg.init, cfg.student))
+        assert isinstance(rules, dict) and isinstance(student, dict)
+        yield from layer_rules.problems(_named(rules), teacher, _named(student))
+
+
+def _teacher_architecture(cfg: DictConfig) -> dict[str, Any] | None:
+    """The teacher's TransformerConfig where it is known before anything runs."""
+    model = cfg.teacher.model
+    if cfg.teacher.source == "train" and model is not None and str(model._target_).endswith(".TransformerConfig"):
+        return _named(OmegaConf.to_container(model, resolve=True))
+    if cfg.teacher.source == "folder" and cfg.teacher.path is not None:
+        try:
+            config = json.loads((Path(cfg.teacher.path) / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None  # _teacher_folder says so
+        architecture = config.get("architecture", {})
+        return architecture if layer_rules.REQUIRED.issubset(architecture) else None  # load_model says what is missing
+    return None
+
+
+def _named(plain: Any) -> dict[str, Any]:
+    return {str(name): value for name, value in plain.items()}
+
+
 def _tests(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     known = list(cfg.data.tests)
     for test in cfg.evaluate.tests or ():
@@ -216,6 +255,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("recipe", "objective", "objective@baseline_objective"), _terms),
     (("recipe",), _until),
     (("student", "teacher", "data"), _models),
+    (("init", "recipe", "student", "teacher"), _init),
     (("data", "evaluate"), _tests),
     (("data",), _data),
 )

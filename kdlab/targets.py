@@ -26,7 +26,7 @@ from kdlab.errors import UserError, did_you_mean
 # Given by the code that builds a node, not by its YAML: path of the node -> argument names.
 GIVEN: dict[str, frozenset[str]] = {
     "recipe": frozenset({"cfg"}),
-    "init": frozenset({"model", "seed"}),
+    "init": frozenset({"model", "seed", "teacher"}),
     "strategy": frozenset({"device"}),
 }
 # Keys of a node that describe it and are not handed on.
@@ -58,6 +58,10 @@ class Signature:
     open_ended: bool
     aliases: Mapping[str, ast.expr]
     flags: Mapping[str, Any]
+
+    def takes(self, name: str) -> bool:
+        """Whether it has a parameter of that name."""
+        return any(parameter.name == name for parameter in self.parameters)
 
     def misfit(self, name: str, value: Any) -> str | None:
         """What a value would have to be, when its simple annotation excludes it; None when it fits or is unknown."""

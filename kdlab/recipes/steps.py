@@ -20,6 +20,7 @@ TRAINER_LOCAL = ("device", "threads", "microbatch_tokens", "chunk_size", "checkp
 OBJECTIVE = "kdlab.objectives.objective.Objective"
 TERM = "kdlab.objectives.objective.WeightedTerm"
 NLL = "kdlab.objectives.nll.Nll"
+RANDOM = {"_target_": "kdlab.models.init.random_init"}
 
 Settings = dict[str, Any]
 
@@ -65,7 +66,7 @@ def teacher(settings: Settings) -> list[Step]:
             version=train_model.VERSION,
             params={
                 "model": node["model"],
-                "init": settings["init"],
+                "init": RANDOM,  # `init` is the student's: a teacher has no teacher to start from
                 "objective": _teacher_objective(node),
                 "optim": node["optim"],
                 "trainer": _hashed_trainer(settings),
@@ -114,7 +115,7 @@ def pseudo_labels(settings: Settings) -> list[Step]:
 
 
 def student(settings: Settings, *, name: str = "student", objective: str = "objective", labels: bool = False) -> Step:
-    """A student under `settings[objective]`; the teacher is an input only if a term compares with it.
+    """A student under `settings[objective]`; the teacher is an input if a term or `init` needs it.
 
     Args:
         labels: whether the recipe makes pseudo-labels; they are an input if a term looks at them.
@@ -124,7 +125,8 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
     if labels:
         node = {"mix": settings["mix"], "mix_by": settings["mix_by"], **node}
     inputs = {"corpus": "corpus"}
-    if any(needs_teacher(term) for term in node["terms"].values()):
+    starts_from_teacher = targets.signature(settings["init"]["_target_"]).takes("teacher")
+    if starts_from_teacher or any(needs_teacher(term) for term in node["terms"].values()):
         inputs["teacher"] = "teacher"
     if labels:
         inputs["labels"] = "pseudo_label"
@@ -225,5 +227,5 @@ def _folder_hashes(folder: str | None, option: str, wanted: str) -> dict[str, st
         raise UserError(f"{option}={folder!r} is no folder, but its files are needed; write {option}=<{wanted}>")
     # what makes the model: not its card, its metrics or the manifest of the run that made it
     found = sorted(path for path in place.rglob("*") if path.is_file() and path.suffix not in (".md", ".csv", ".txt"))
-    found = [path for path in found if path.name != "manifest.json"]
+    found = [path for path in found if path.name not in ("manifest.json", "init.json")]
     return {path.relative_to(place).as_posix(): files.sha256_file(path) for path in found}

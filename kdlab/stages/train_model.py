@@ -1,6 +1,7 @@
 """Trains one model: a teacher, a student alone, or a student against a teacher and its pseudo-labels.
 
-Result: a model folder (weights, config, tokenizer, card) with metrics.csv and objective.txt beside it.
+Result: a model folder (weights, config, tokenizer, card) with metrics.csv and objective.txt beside it, and init.json
+where the start is reported (what came from the teacher).
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     """Trains to params["max_steps"] or an early stop and leaves a model folder in `out`.
 
     Args:
-        inputs: corpus; teacher (a model folder) if the objective compares with one; labels if it uses pseudo-labels.
+        inputs: corpus; teacher (a model folder) if the objective compares with one or `init` starts from it; labels if
+            the objective uses pseudo-labels.
         params: model, init, objective, optim, trainer, max_steps, seed; mix and mix_by with labels.
         local: device, threads, microbatch_tokens, chunk_size, checkpoint_every, log_every, strategy, loggers, name.
     """
@@ -51,7 +53,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     tokenizer = corpus.tokenizer
     student = Transformer(instantiate(params["model"]))
     _fits_vocabulary(student, corpus)
-    instantiate(params["init"], student, seed=params["seed"])
+    if report := _start(student, params, inputs, corpus):
+        files.write_json(out / "init.json", report)
     objective = instantiate(params["objective"], _convert_="all")  # plain dicts of dataclasses
     labels = PseudoLabels.open(inputs["labels"], corpus.train) if "labels" in inputs else None
     _fits_positions(student, corpus, labels, "the student")
@@ -129,6 +132,31 @@ def _finish(
     save_model(out, student, card={**summary, "objective": objective, "tokenizer": corpus.tokenizer.fingerprint})
     corpus.tokenizer.save(out / "tokenizer")
     return summary
+
+
+def _start(
+    student: Transformer, params: dict[str, Any], inputs: dict[str, Path], corpus: PreparedCorpus
+) -> dict[str, Any] | None:
+    """Gives the student its first weights, from the teacher where `init` takes one; what `init` reports of it."""
+    import inspect
+
+    from hydra.utils import instantiate
+
+    from kdlab.data.tokenizer import Tokenizer
+    from kdlab.models.folder import load_model
+
+    start, given = instantiate(params["init"], _partial_=True, _convert_="all"), {}
+    if "teacher" in inspect.signature(start).parameters:
+        theirs = Tokenizer.open(inputs["teacher"] / "tokenizer").fingerprint
+        if theirs != corpus.tokenizer.fingerprint:
+            raise UserError(
+                f"the teacher's vocabulary ({theirs}) is not the corpus's ({corpus.tokenizer.fingerprint}), but the "
+                "student would take over its embeddings, a row per token; choose init=random, or prepare the corpus "
+                "with the teacher's own: data.tokenizer.path=<teacher folder>/tokenizer"
+            )
+        given["teacher"] = load_model(inputs["teacher"])
+    report: dict[str, Any] | None = start(student, seed=params["seed"], **given)
+    return report
 
 
 def _teacher(

@@ -24,6 +24,7 @@ COMPANIONS = {
     "objective=word_kd": ["recipe=word_kd"],
     "objective=seq_kd": ["recipe=seq_kd", "mix=0"],
     "teacher=none": ALONE,
+    "init=layer_skip": ["student=toy_2x2"],
     "teacher=folder": ["teacher.path={model}"],
     "data=multi30k": ["data.root={corpus}"],
     "data=wmt21_deen": ["student=slim_1x1", "teacher=slim_3x3"],
@@ -139,6 +140,29 @@ ONE_MISTAKE = [
     ("recipe=seq_kd objective=seq_kd", "mix=0.34 draws gold rows but objective=seq_kd has no term on them"),
     ("weight_pseudo=0.5 objective=nll recipe=train_only", "weight_pseudo=0.5 has no effect: no term of objective=nll"),
     ("temperature=2 objective=seq_kd recipe=seq_kd mix=0", "temperature=2 has no effect"),
+    (
+        "init=layer_skip",
+        "its d_model is 64 and the teacher's 96, d_ff is 256 and the teacher's 384; choose init=random",
+    ),
+    ("init=layer_skip student=toy_2x2 student.norm=pre", "or write student.norm=post"),
+    (
+        "init=layer_skip student=toy_2x2 recipe=train_only objective=nll",
+        "init=layer_skip starts the student from a teac",
+    ),
+    ("init=layer_skip student=toy_2x2 teacher=none", "objective has a kd term but teacher=none"),
+    ("init=layer_skip student=toy_2x2 recipe=train_only objective=nll teacher=none", "but recipe=train_only has none"),
+    ("init=layer_skip student=toy_2x2 init.encoder=last", "init.encoder=last is no rule for choosing layers; did you"),
+    (
+        "init=layer_skip student=toy_2x2 init.encoder=[0]",
+        "init.encoder=[0] names 1 layers, but the student has 2 encod",
+    ),
+    ("init=layer_skip student=toy_2x2 init.decoder=[1,2]", "init.decoder=[1,2] names layer 2, but the teacher's decod"),
+    ("init=layer_skip student=toy_2x2 init.decoder=3", "init.decoder must be one of every_n, last_of_block, spread"),
+    (
+        "init=layer_skip student=toy_2x2 student.num_decoder_layers=3",
+        "student has 3; write student.num_decoder_layers=2",
+    ),
+    ("init=layer_skip student=toy_2x2 init.layers=3", "unknown key 'init.layers': layer_skip takes no 'layers'"),
     ("teacher=folder", "teacher=folder has no path"),
     ("teacher=folder teacher.path=/nowhere", "teacher.path=/nowhere holds no readable config.json"),
     ("data=multi30k data.root=/nowhere", "data.root=/nowhere, which is no folder; write data.root=<folder with"),
@@ -259,6 +283,24 @@ def test_the_teachers_vocabulary_is_compared_where_it_can_be(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps({"architecture": {"tgt_vocab_size": 4000}}), encoding="utf-8")
     (problem,) = problems("teacher=folder", f"teacher.path={tmp_path}")
     assert "a vocabulary of 4000, the student 1200" in problem and "recipe=seq_kd" in problem
+
+
+def test_layers_are_held_against_the_teacher_in_a_folder(tmp_path: Path) -> None:
+    """Without its architecture there is nothing to hold them against, and load_model speaks of that later."""
+    sizes = {"d_model": 96, "d_ff": 384, "num_heads": 8, "num_encoder_layers": 1, "num_decoder_layers": 2}
+    overrides = ["teacher=folder", f"teacher.path={tmp_path}", "init=layer_skip", "student=toy_2x2"]
+    for architecture, expected in (
+        ({}, []),
+        ({"tgt_vocab_size": 1200}, []),
+        (
+            {"src_vocab_size": 1200, "tgt_vocab_size": 1200, **sizes},
+            ["num_heads is 4 and the teacher's 8", "1 encoder"],
+        ),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": architecture}), encoding="utf-8")
+        found = problems(*overrides, "seed=-1")[1:]  # one more mistake, so that there always is one
+        assert len(found) == len(expected)
+        assert all(text in problem for text, problem in zip(expected, found, strict=True))
 
 
 def test_a_sweep_expands_to_its_points() -> None:

@@ -37,6 +37,7 @@ def own_folder(tmp_path, monkeypatch):
 
 
 ALONE = ["baseline", "evaluate_baseline"]
+SKIP = ["student=toy_2x2", "init=layer_skip"]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,11 @@ ALONE = ["baseline", "evaluate_baseline"]
             ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate", *ALONE],
             {"corpus", "labels"},
         ),
+        (
+            ["recipe=seq_kd", "objective=seq_kd", "mix=0", "baseline=false", *SKIP],
+            ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate"],
+            {"corpus", "teacher", "labels"},
+        ),
     ],
 )
 def test_steps_and_what_the_student_is_given(overrides, names, student_inputs):
@@ -81,6 +87,24 @@ def test_the_baseline_is_the_student_of_train_only(dials):
     assert hybrid["corpus"] == alone["corpus"]
     word_kd = keys("recipe=word_kd", "objective=word_kd", *dials)
     assert word_kd["baseline"] == alone["student"] and word_kd["teacher"] == hybrid["teacher"]
+
+
+def test_t23_a_start_from_the_teacher_is_the_students_and_the_baselines_and_not_the_teachers():
+    """The key that an ordinary run had before there was another start than `random_init` must stay."""
+    ordinary, skipping = ({step.name: step for step in plan("student=toy_2x2", *more)} for more in ([], SKIP[1:]))
+    assert ordinary["baseline"].inputs == {"corpus": "corpus"}
+    assert skipping["baseline"].inputs == {"corpus": "corpus", "teacher": "teacher"}
+    for name in ("student", "baseline"):
+        assert skipping[name].params["init"]["_target_"] == "kdlab.models.layer_skip.layer_skip"
+        assert {**skipping[name].params, "init": None} == {**ordinary[name].params, "init": None}
+    assert skipping["teacher"].params["init"] == {"_target_": "kdlab.models.init.random_init"}
+    before, after = keys("student=toy_2x2"), keys(*SKIP)
+    assert {name for name in before if before[name] != after[name]} == {*STUDENT, *ALONE}
+    assert keys(*SKIP, "teacher.seed=2")["baseline"] != after["baseline"], "another teacher is another start"
+    assert {name for name, key in keys(*SKIP, "init.decoder=last_n").items() if after[name] != key} == {
+        *STUDENT,
+        *ALONE,
+    }
 
 
 STUDENT = {"student", "evaluate"}
