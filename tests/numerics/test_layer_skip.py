@@ -39,6 +39,7 @@ RULE_TABLE = {
     ),
     (24, 3): ([0, 8, 16], [7, 15, 23], [0, 12, 23], [0, 1, 2], [21, 22, 23]),
     (5, 2): ([0, 2], [1, 4], [0, 4], [0, 1], [3, 4]),
+    (8, 3): ([0, 2, 5], [1, 4, 7], [0, 4, 7], [0, 1, 2], [5, 6, 7]),
     (3, 3): ([0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2]),
     (6, 1): ([0], [5], [0], [0], [5]),
     (24, 1): ([0], [23], [0], [0], [23]),
@@ -111,7 +112,7 @@ def test_t23_with_all_layers_the_student_is_the_teacher(shape, rule):
     mask = torch.arange(7) < torch.tensor([[7], [4], [2]])
     logits = []
     for model in (teacher, student.eval()):
-        hidden, head = model(src, mask, tgt).decoder_RTD, model.head()
+        hidden, head = model(src, mask, tgt).decoder_ND, model.head()
         logits.append(torch.nn.functional.linear(hidden, head.weight_VD, head.bias_V))
     assert torch.equal(*logits)
 
