@@ -6,6 +6,7 @@ Each check names the groups that it reads, so that it is left out where one of t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ OBJECTIVE_DIALS = ("weight_nll", "weight_pseudo", "weight_kd", "temperature")
 MIXING_DIALS = ("mix", "mix_by")
 LAYER_SKIP = "kdlab.models.layer_skip.layer_skip"
 BASELINE_STEPS = ("baseline", "evaluate_baseline")
+BROUGHT = ("folder", "marian")  # values of teacher.source
+ADOPT = "teacher"  # of data.tokenizer.path: corpus and student take the teacher's vocabulary
 
 
 def contradictions(
@@ -59,6 +62,11 @@ def without_effect(cfg: DictConfig, dials: Collection[str], choices: dict[str, s
             found.append(
                 f"{dial}={cfg[dial]} has no effect: no term of objective={objective} uses it; leave it out, "
                 "or choose e.g. objective=hybrid"
+            )
+        if dial == "vocab_size" and cfg.data.tokenizer.path == ADOPT:
+            found.append(
+                f"vocab_size={cfg[dial]} has no effect: data.tokenizer.path={ADOPT} takes the teacher's vocabulary as "
+                "large as it is; leave one of the two out"
             )
         if dial in MIXING_DIALS and "pseudo_label" not in cfg.recipe.steps:
             found.append(
@@ -99,7 +107,7 @@ def _teacher(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 
 def _teacher_folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     if cfg.teacher.source != "folder":
-        if cfg.teacher.path is not None:
+        if cfg.teacher.path is not None and cfg.teacher.source not in BROUGHT:
             yield f"teacher.path={cfg.teacher.path} has no effect: only teacher=folder reads it; choose teacher=folder"
         return
     if cfg.teacher.path is None:
@@ -113,13 +121,66 @@ def _teacher_folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             "write the folder of one (it has weights.safetensors and config.json)"
         )
         return
-    theirs = config.get("architecture", {}).get("tgt_vocab_size")
-    kd = any(_needs_teacher(term) for term in cfg.objective.terms.values() if term.weight > 0)
+    if config.get("model_type") == "marian":
+        yield f"teacher.path={cfg.teacher.path} is a Hugging Face model and no kdlab one; choose teacher=marian"
+        return
+    theirs, kd = config.get("architecture", {}).get("tgt_vocab_size"), _has_kd(cfg)
     if kd and theirs is not None and theirs != cfg.vocab_size and cfg.data.tokenizer.path is None:
         yield (
             f"the teacher in {cfg.teacher.path} has a vocabulary of {theirs}, the student {cfg.vocab_size}, "
-            f"but a kd term compares token by token; write vocab_size={theirs} "
-            f"data.tokenizer.path={cfg.teacher.path}/tokenizer, or recipe=seq_kd, which needs no common vocabulary"
+            f"but a kd term compares token by token; write data.tokenizer.path={ADOPT}, which adopts the teacher's, or "
+            "recipe=seq_kd, which needs no common vocabulary"
+        )
+
+
+def _teacher_marian(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    path, revision = cfg.teacher.path, cfg.teacher.get("revision")
+    is_folder = path is not None and Path(path).is_dir()
+    if revision is not None and (cfg.teacher.source != "marian" or is_folder):
+        yield f"teacher.revision={revision} has no effect: only a name on the hub has revisions; leave it out"
+    if cfg.teacher.source != "marian":
+        return
+    if path is None:
+        yield "teacher=marian has no path to take the model from; write teacher.path=<its folder, or a name on the hub>"
+        return
+    if is_folder:
+        try:
+            config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            config = None
+        found = config.get("model_type") if isinstance(config, dict) else None
+        if found != "marian":
+            yield (
+                f"teacher.path={path} has a config.json with model_type {found!r}, so it is no Hugging Face Marian "
+                "model; write the folder of one, or choose teacher=folder for a kdlab model"
+            )
+    elif not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
+        yield f"teacher.path={path} is no folder, and no name on the hub either; write e.g. Helsinki-NLP/opus-mt-de-en"
+    elif not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        yield (
+            f"teacher.path={path} is no folder, and as a name on the hub it needs teacher.revision=<commit>, got "
+            f"{revision}: what a name or a branch stands for changes, and results are known by their inputs; write the "
+            "40 hex digits that the hub shows under 'Files and versions'"
+        )
+    if cfg.data.tokenizer.path is None and _has_kd(cfg):
+        yield (
+            "a Marian teacher has a vocabulary of its own, but a kd term compares token by token; write "
+            f"data.tokenizer.path={ADOPT}, which adopts it, or recipe=seq_kd, which needs no common vocabulary"
+        )
+
+
+def _adopted_vocabulary(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    if cfg.data.tokenizer.path != ADOPT:
+        return
+    if "teacher" not in cfg.recipe.steps:
+        yield (
+            f"data.tokenizer.path={ADOPT} takes the teacher's vocabulary, but recipe="
+            f"{names.get('recipe', cfg.recipe._target_)} has no teacher; write the path of a folder with a tokenizer"
+        )
+    elif cfg.teacher.source not in BROUGHT:
+        yield (
+            f"data.tokenizer.path={ADOPT} takes the teacher's vocabulary, but one trained here takes the corpus's;"
+            " leave it out, or choose teacher=folder or teacher=marian"
         )
 
 
@@ -155,7 +216,7 @@ def _models(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
                 f"{path}.d_model={model.d_model} does not split evenly over {path}.num_heads={model.num_heads}; "
                 f"choose an even multiple of {model.num_heads}"
             )
-        joint = cfg.data.tokenizer.joint
+        joint = cfg.data.tokenizer.joint or cfg.data.tokenizer.path is not None  # of a given one its files tell
         if model.get("tie", "all") == "all" and not joint:
             yield (
                 f"{path}.tie=all shares one matrix between both languages but data.tokenizer.joint=false; "
@@ -245,6 +306,10 @@ def _has_baseline(cfg: DictConfig) -> bool:
     return bool(cfg.baseline) and "teacher" in cfg.recipe.steps  # without a teacher the student is its own baseline
 
 
+def _has_kd(cfg: DictConfig) -> bool:
+    return any(_needs_teacher(term) for term in cfg.objective.terms.values() if term.weight > 0)
+
+
 def _needs_teacher(term: DictConfig) -> bool:
     return bool(targets.signature(term.term._target_).flags.get("needs_teacher", True))
 
@@ -252,6 +317,8 @@ def _needs_teacher(term: DictConfig) -> bool:
 CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("recipe", "objective", "teacher"), _teacher),
     (("teacher", "objective"), _teacher_folder),
+    (("teacher", "objective", "data"), _teacher_marian),
+    (("teacher", "recipe", "data"), _adopted_vocabulary),
     (("recipe", "objective", "objective@baseline_objective"), _terms),
     (("recipe",), _until),
     (("student", "teacher", "data"), _models),

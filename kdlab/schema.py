@@ -70,8 +70,9 @@ class Optim:
 class Teacher:
     """Where the teacher comes from."""
 
-    source: str = one_of("none", "train", "folder")
+    source: str = one_of("none", "train", "folder", "marian")
     path: str | None = MISSING
+    revision: str | None = None
     model: Any = MISSING
     optim: Optim | None = MISSING
     max_steps: int | None = at_least(1)
@@ -230,7 +231,7 @@ ARGUMENTS: dict[str, Any] = {
     **{name: share(one=False) for name in ("dropout", "attention_dropout", "label_smoothing")},
     "temperature": above(0),
     "num_lines": at_least(1),
-    "activation": one_of("relu", "gelu", "swiglu"),
+    "activation": one_of("relu", "gelu", "silu", "swiglu"),
     "norm": one_of("post", "pre"),
     "tie": one_of("all", "decoder_softmax", "none"),
 }

@@ -2,11 +2,15 @@
 
 config.json holds the architecture and the card: whatever the maker wants known, of which kdlab itself reads
 `tokenizer`, the fingerprint of the tokenizer that the model was trained with. Nothing is ever unpickled.
+
+A model whose tables were padded with rows at their end (to a size that GPUs like) is read without them: an id is what
+the tokenizer says, so of V ids the last, V - 1, is padding, and rows from V on are left out of embeddings and softmax.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from kdlab.models.transformer import Transformer, TransformerConfig, num_paramet
 
 CONFIG, WEIGHTS, CARD = "config.json", "weights.safetensors", "card.md"
 FORMAT = "kdlab-transformer-1"
+TABLES = {"src_embedding.weight", "tgt_embedding.weight", "softmax_weight", "softmax_bias"}  # a row for every id
 
 
 def save_model(folder: Path, model: Transformer, card: dict[str, Any]) -> None:
@@ -71,7 +76,7 @@ def load_model(folder: Path) -> Transformer:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{folder / WEIGHTS} is damaged or no safetensors file ({error}); {again}") from None
     with torch.device("meta"):
-        model = Transformer(config)
+        model = Transformer(config)  # as it was saved
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -80,8 +85,24 @@ def load_model(folder: Path) -> Transformer:
                 f"{folder / WEIGHTS} has {name} of shape {found.get(name, 'none')} where {CONFIG} tells "
                 f"{expected.get(name, 'none')}, so the two do not belong together; {again}"
             )
+    sizes = _vocabulary_sizes(folder, config)
+    if sizes != (config.src_vocab_size, config.tgt_vocab_size):
+        with torch.device("meta"):
+            model = Transformer(replace(config, src_vocab_size=sizes[0], tgt_vocab_size=sizes[1]))
+        for name in TABLES & weights.keys():
+            weights[name] = weights[name][: sizes[0] if name.startswith("src") else sizes[1]]
     # Copied, because safetensors maps the file: whoever writes to it later must not change the model.
     copied = {name: value.to(torch.float32, copy=True) for name, value in weights.items()}
     model.load_state_dict(copied, assign=True)
     model.reset_positions()
     return model.eval()
+
+
+def _vocabulary_sizes(folder: Path, config: TransformerConfig) -> tuple[int, int]:
+    """Ids of source and target: the model's, or those of the tokenizer beside it where the model has more rows."""
+    try:
+        card = files.read_json(folder / "tokenizer" / "tokenizer.json")
+        sizes = int(card["src_vocab_size"]), int(card["tgt_vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        sizes = config.src_vocab_size, config.tgt_vocab_size  # whoever needs the tokenizer says what is wrong with it
+    return min(sizes[0], config.src_vocab_size), min(sizes[1], config.tgt_vocab_size)

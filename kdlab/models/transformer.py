@@ -19,7 +19,7 @@ from kdlab.models.packing import Packing
 from kdlab.types import Head, ModelOutput
 
 CHOICES = {
-    "activation": ("relu", "gelu", "swiglu"),
+    "activation": ("relu", "gelu", "silu", "swiglu"),
     "norm": ("post", "pre"),
     "tie": ("all", "decoder_softmax", "none"),
 }
@@ -31,7 +31,7 @@ class TransformerConfig:
 
     norm: "post" has no final norms; "pre" has one behind each stack.
     tie: "all" = one matrix three ways; "decoder_softmax" = decoder embedding tied to the softmax; "none".
-    activation: "gelu" is the exact (erf) one; "swiglu" has a third matrix of the same width.
+    activation: "gelu" is the exact (erf) one; "silu" is x sigmoid(x); "swiglu" has a third matrix of the same width.
     """
 
     src_vocab_size: int
@@ -119,6 +119,8 @@ class FeedForward(nn.Module):
         if self.activation == "swiglu":
             gate, up = inner.chunk(2, dim=-1)
             return self.fc2(F.silu(gate) * up)
+        if self.activation == "silu":
+            return self.fc2(F.silu(inner))
         return self.fc2(F.relu(inner) if self.activation == "relu" else F.gelu(inner))
 
 

@@ -12,8 +12,7 @@ def plan(cfg: DictConfig) -> list[Step]:
     """corpus, teacher, pseudo_label, student (with the teacher beside it), evaluate."""
     settings = steps.resolve(cfg)
     return [
-        steps.corpus(settings),
-        *steps.teacher(settings),
+        *steps.corpus_and_teacher(settings),
         *steps.pseudo_labels(settings),
         steps.student(settings, labels=True),
         steps.evaluate(settings),

@@ -15,8 +15,7 @@ def plan(cfg: DictConfig) -> list[Step]:
     """
     settings = steps.resolve(cfg)
     return [
-        steps.corpus(settings),
-        *steps.teacher(settings),
+        *steps.corpus_and_teacher(settings),
         *steps.pseudo_labels(settings),
         steps.student(settings, labels=True),
         steps.evaluate(settings),

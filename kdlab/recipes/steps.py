@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from kdlab import files, targets
 from kdlab.artifacts.stage import Step
 from kdlab.errors import UserError
-from kdlab.stages import evaluate_model, fetch_model, prepare_corpus, pseudo_label, train_model
+from kdlab.stages import convert_model, evaluate_model, fetch_model, prepare_corpus, pseudo_label, train_model
 
 TRAINER_HASHED = ("precision", "tokens_per_step", "val_every", "select", "average", "patience")
 TRAINER_LOCAL = ("device", "threads", "microbatch_tokens", "chunk_size", "checkpoint_every", "log_every")
@@ -21,6 +21,8 @@ OBJECTIVE = "kdlab.objectives.objective.Objective"
 TERM = "kdlab.objectives.objective.WeightedTerm"
 NLL = "kdlab.objectives.nll.Nll"
 RANDOM = {"_target_": "kdlab.models.init.random_init"}
+
+ADOPT = "teacher"  # of data.tokenizer.path
 
 Settings = dict[str, Any]
 
@@ -30,7 +32,16 @@ def resolve(cfg: DictConfig) -> Settings:
     settings = OmegaConf.to_container(cfg, resolve=True)
     if not isinstance(settings, dict):
         raise TypeError("a configuration is a mapping")
-    return {str(name): value for name, value in settings.items()}
+    found = {str(name): value for name, value in settings.items()}
+    if adopts_vocabulary(found):  # how large it is shows when the corpus is there
+        sizes = ("src_vocab_size", "tgt_vocab_size")
+        found["student"] = {name: None if name in sizes else value for name, value in found["student"].items()}
+    return found
+
+
+def adopts_vocabulary(settings: Settings) -> bool:
+    """Whether corpus and student take the teacher's vocabulary: `data.tokenizer.path=teacher`."""
+    return settings["data"]["tokenizer"]["path"] == ADOPT
 
 
 def corpus(settings: Settings) -> Step:
@@ -38,7 +49,9 @@ def corpus(settings: Settings) -> Step:
     data = settings["data"]
     sources = {part: data[part] for part in ("train", "valid", "tests")}
     tokenizer = dict(data["tokenizer"])
-    given = tokenizer.pop("path", None)
+    given, inputs = tokenizer.pop("path", None), {}
+    if adopts_vocabulary(settings):
+        given, tokenizer, inputs = None, {}, {"teacher": "teacher"}
     with files.remembered_hashes(_hash_cache(settings)):
         identities = prepare_corpus.identities(sources)
         if given:
@@ -50,14 +63,20 @@ def corpus(settings: Settings) -> Step:
         stage="prepare_corpus",
         version=prepare_corpus.VERSION,
         params={**params, "tokenizer": tokenizer, "identities": identities},
-        inputs={},
+        inputs=inputs,
         run=prepare_corpus.run,
         local={"sources": sources, "tokenizer_path": given, "threads": settings["trainer"]["threads"]},
     )
 
 
+def corpus_and_teacher(settings: Settings) -> list[Step]:
+    """The prepared corpus, the teacher and its evaluation; a corpus that adopts the vocabulary comes second."""
+    prepared, (made, evaluation) = corpus(settings), teacher(settings)
+    return [made, prepared, evaluation] if adopts_vocabulary(settings) else [prepared, made, evaluation]
+
+
 def teacher(settings: Settings) -> list[Step]:
-    """The teacher, trained here or brought as a folder, and its evaluation."""
+    """The teacher, trained here or brought, and its evaluation."""
     node = settings["teacher"]
     if node["source"] == "train":
         made = Step(
@@ -87,6 +106,16 @@ def teacher(settings: Settings) -> list[Step]:
             params={"sha256": hashes},
             inputs={},
             run=fetch_model.run,
+            local={"path": str(node["path"])},
+        )
+    elif node["source"] == "marian":
+        made = Step(
+            name="teacher",
+            stage="convert_model",
+            version=convert_model.VERSION,
+            params=_marian(settings),
+            inputs={},
+            run=convert_model.run,
             local={"path": str(node["path"])},
         )
     else:
@@ -215,6 +244,16 @@ def _training_local(settings: Settings, name: str) -> dict[str, Any]:
 
 def _device(settings: Settings) -> dict[str, Any]:
     return {name: settings["trainer"][name] for name in ("device", "threads")}
+
+
+def _marian(settings: Settings) -> dict[str, Any]:
+    """A local folder by its content, a model of the hub by name and commit."""
+    path, revision = settings["teacher"]["path"], settings["teacher"]["revision"]
+    if not Path(path).is_dir():
+        return {"hub": path, "revision": revision}
+    places = [Path(path) / name for name in convert_model.FILES]
+    with files.remembered_hashes(_hash_cache(settings)):
+        return {"sha256": {place.name: files.sha256_file(place) for place in places if place.is_file()}}
 
 
 def _hash_cache(settings: Settings) -> Path:

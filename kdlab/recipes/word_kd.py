@@ -12,8 +12,7 @@ def plan(cfg: DictConfig) -> list[Step]:
     """corpus, teacher, student, evaluate; no pseudo-labels, so `on: all` means gold rows."""
     settings = steps.resolve(cfg)
     return [
-        steps.corpus(settings),
-        *steps.teacher(settings),
+        *steps.corpus_and_teacher(settings),
         steps.student(settings),
         steps.evaluate(settings),
         *steps.baseline(settings),

@@ -31,8 +31,9 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     """Prepares a corpus.
 
     Args:
+        inputs: teacher (a model folder) where the corpus adopts its tokenizer.
         params: identities (of the sources: content, not paths), cleaning (fields of CleaningRules), tokenizer
-            {model, joint, vocab_size, sample_lines}, or {vocab_size, sha256} for a given one; seed.
+            {model, joint, vocab_size, sample_lines}, or {vocab_size, sha256} for a given one, {} with a teacher; seed.
         local: sources {train: [node, ...], valid: node or [node], tests: {name: node}} (a node is a `_target_` of
             data/corpus.py and its arguments), tokenizer_path (folder of a given tokenizer, or None).
 
@@ -40,6 +41,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     Raises: UserError for bad files, no training pair left, no validation pair, an impossible vocabulary.
     """
     from kdlab.data.cleaning import Cleaner, CleaningRules, HeldOut
+    from kdlab.data.tokenizer import Tokenizer
 
     sources = local["sources"]
     scratch = out / "scratch"
@@ -51,7 +53,10 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
 
     kept_text = scratch / "kept_text.arrow"
     per_source = _clean(map(_source, _nodes(sources["train"])), cleaner, kept_text)
-    tokenizer = _tokenizer(params, local["tokenizer_path"], kept_text)
+    if "teacher" in inputs:
+        tokenizer = Tokenizer.open(inputs["teacher"] / "tokenizer")
+    else:
+        tokenizer = _tokenizer(params, local["tokenizer_path"], kept_text)
     tokenizer.save(out / "tokenizer")
     train = _encode_train(kept_text, out / "train.arrow", tokenizer, cleaner)
     _refuse_nothing_left(cleaner, train["rows"])

@@ -51,7 +51,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     torch.manual_seed(params["seed"])
     trainer, corpus = params["trainer"], PreparedCorpus.open(inputs["corpus"])
     tokenizer = corpus.tokenizer
-    student = Transformer(instantiate(params["model"]))
+    student = Transformer(instantiate(_sized(params["model"], corpus)))
     _fits_vocabulary(student, corpus)
     if report := _start(student, params, inputs, corpus):
         files.write_json(out / "init.json", report)
@@ -164,19 +164,20 @@ def _teacher(
 ) -> FrozenTeacher:
     """A frozen teacher, refused unless it speaks the corpus's vocabulary: word-level KD compares token by token."""
     from kdlab.data.tokenizer import Tokenizer
+    from kdlab.data.vocabulary import refuse_another_vocabulary
     from kdlab.models.folder import load_model
     from kdlab.teachers.frozen import FrozenTeacher
 
-    theirs, ours = Tokenizer.open(folder / "tokenizer").fingerprint, corpus.tokenizer.fingerprint
-    if theirs != ours:
-        raise UserError(
-            f"the teacher's vocabulary ({theirs}) is not the corpus's ({ours}), but word-level KD compares "
-            "probabilities token by token; use recipe=seq_kd (it needs no common vocabulary), or prepare the corpus "
-            "with the teacher's own: data.tokenizer.path=<teacher folder>/tokenizer"
-        )
+    refuse_another_vocabulary(Tokenizer.open(folder / "tokenizer"), corpus.tokenizer)
     model = load_model(folder)
     _fits_positions(model, corpus, labels, "the teacher")
     return FrozenTeacher(model, device=device, precision=precision)
+
+
+def _sized(model: dict[str, Any], corpus: PreparedCorpus) -> dict[str, Any]:
+    """An architecture; the sizes that it leaves open, because it adopts a vocabulary, are those of the tokenizer."""
+    sizes = {"src_vocab_size": corpus.tokenizer.src_vocab_size, "tgt_vocab_size": corpus.tokenizer.tgt_vocab_size}
+    return {**model, **{name: size for name, size in sizes.items() if name in model and model[name] is None}}
 
 
 def _fits_vocabulary(student: Transformer, corpus: PreparedCorpus) -> None:
@@ -186,6 +187,11 @@ def _fits_vocabulary(student: Transformer, corpus: PreparedCorpus) -> None:
         raise UserError(
             f"the model has vocabularies of {built[0]} and {built[1]}, the corpus's tokenizer {needed[0]} and "
             f"{needed[1]}, but every token needs its own row; write vocab_size={needed[0]}"
+        )
+    if student.config.tie == "all" and not corpus.tokenizer.joint:
+        raise UserError(
+            "the model has tie=all, but the corpus's tokenizer has a vocabulary for each language, so one matrix would "
+            "serve different words; write tie=decoder_softmax"
         )
 
 

@@ -14,6 +14,7 @@ from kdlab.errors import ConfigError
 
 CONF = schema.config_dir()
 MULTI30K = [f"{part}.{lang}.xz" for part in ("train", "valid", "test2016", "test2017") for lang in ("de", "en")]
+HUB = ["teacher.path=Helsinki-NLP/opus-mt-de-en", f"teacher.revision={'0' * 40}"]
 ALONE = ["recipe=train_only", "objective=nll"]
 # what an option needs beside it to make sense
 COMPANIONS = {
@@ -26,6 +27,7 @@ COMPANIONS = {
     "teacher=none": ALONE,
     "init=layer_skip": ["student=toy_2x2"],
     "teacher=folder": ["teacher.path={model}"],
+    "teacher=marian": [*HUB, "data.tokenizer.path=teacher"],
     "data=multi30k": ["data.root={corpus}"],
     "data=wmt21_deen": ["student=slim_1x1", "teacher=slim_3x3"],
     "data=files": [
