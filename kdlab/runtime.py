@@ -6,6 +6,7 @@ Everything a user sees goes to standard error, so that standard output stays a c
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -101,3 +102,12 @@ def commit() -> str | None:
     if not head:
         return None
     return head + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", "kdlab", "conf").strip() else "")
+
+
+def peak_memory_mib() -> float:
+    """The most memory so far in MiB: of the GPU where torch uses one, else of this process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return float(torch.cuda.max_memory_allocated()) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere

@@ -160,6 +160,7 @@ class Trainer:
     """How training goes."""
 
     precision: str = one_of("fp32", "bf16")
+    teacher_precision: str | None = one_of("fp32", "bf16", "int8")
     tokens_per_step: int = at_least(1)
     microbatch_tokens: int = at_least(1)
     chunk_size: int = at_least(1)

@@ -155,8 +155,10 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
         node = {"mix": settings["mix"], "mix_by": settings["mix_by"], **node}
     inputs = {"corpus": "corpus"}
     starts_from_teacher = targets.signature(settings["init"]["_target_"]).takes("teacher")
-    if starts_from_teacher or any(needs_teacher(term) for term in node["terms"].values()):
+    compares = any(needs_teacher(term) for term in node["terms"].values())
+    if starts_from_teacher or compares:
         inputs["teacher"] = "teacher"
+    teacher_precision = settings["trainer"]["teacher_precision"] if compares else None
     if labels:
         inputs["labels"] = "pseudo_label"
     return Step(
@@ -172,6 +174,7 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
             "max_steps": settings["max_steps"],
             "seed": settings["seed"],
             **({"mix": settings["mix"], "mix_by": settings["mix_by"]} if labels else {}),
+            **({"teacher_precision": teacher_precision} if teacher_precision else {}),
         },
         inputs=inputs,
         run=train_model.run,

@@ -1,7 +1,7 @@
 """Trains one model: a teacher, a student alone, or a student against a teacher and its pseudo-labels.
 
-Result: a model folder (weights, config, tokenizer, card) with metrics.csv and objective.txt beside it, and init.json
-where the start is reported (what came from the teacher).
+Result: a model folder (weights, config, tokenizer, card) with metrics.csv and objective.md (the objective's card)
+beside it, and init.json where the start is reported (what came from the teacher).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     Args:
         inputs: corpus; teacher (a model folder) if the objective compares with one or `init` starts from it; labels if
             the objective uses pseudo-labels.
-        params: model, init, objective, optim, trainer, max_steps, seed; mix and mix_by with labels.
+        params: model, init, objective, optim, trainer, max_steps, seed; mix and mix_by with labels; teacher_precision
+            where it is not the student's.
         local: device, threads, microbatch_tokens, chunk_size, checkpoint_every, log_every, strategy, loggers, name.
     """
     import torch
@@ -39,7 +40,9 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     from kdlab.data.labels import PseudoLabels
     from kdlab.data.mixing import Mixing
     from kdlab.data.prepared import PreparedCorpus
+    from kdlab.models.folder import read_config
     from kdlab.models.transformer import Transformer, num_parameters
+    from kdlab.objectives.card import card
     from kdlab.training.callbacks import Progress, Resume, Steps, Validation
     from kdlab.training.fit import fit
     from kdlab.training.metrics import MetricsCsv
@@ -58,9 +61,9 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     objective = instantiate(params["objective"], _convert_="all")  # plain dicts of dataclasses
     labels = PseudoLabels.open(inputs["labels"], corpus.train) if "labels" in inputs else None
     _fits_positions(student, corpus, labels, "the student")
-    teacher = None
+    teacher, teacher_precision = None, params.get("teacher_precision", trainer["precision"])
     if objective.needs_teacher:
-        teacher = _teacher(inputs["teacher"], corpus, labels, device, trainer["precision"])
+        teacher = _teacher(inputs["teacher"], corpus, labels, device, teacher_precision)
     module = StudentModule(
         student,
         objective,
@@ -92,7 +95,16 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         average=trainer["average"],
         patience=trainer["patience"],
     )
-    files.write_text(out / "objective.txt", objective.formula() + "\n")
+    guide = read_config(inputs["teacher"]) if objective.needs_teacher else None
+    text = card(
+        objective,
+        student.config.to_dict(),
+        guide["architecture"] if guide else None,
+        precision=trainer["precision"],
+        teacher_precision=teacher_precision,
+        teacher_objective=guide["card"].get("objective") if guide else None,
+    )
+    files.write_text(out / "objective.md", text)
     runtime.say(f"{num_parameters(student):,} parameters; {objective.formula()}")
     steps = fit(
         module,
@@ -110,11 +122,17 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     )
     if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
         wandb.finish()  # else the next training of this process would go on in the same W&B run
-    return _finish(out, student, validation, corpus, steps, params)
+    return _finish(out, student, validation, corpus, steps, params, objective.formula())
 
 
 def _finish(
-    out: Path, student: Transformer, validation: Validation, corpus: PreparedCorpus, steps: int, params: dict[str, Any]
+    out: Path,
+    student: Transformer,
+    validation: Validation,
+    corpus: PreparedCorpus,
+    steps: int,
+    params: dict[str, Any],
+    objective: str,
 ) -> dict[str, Any]:
     """Puts the averaged weights into a model folder."""
     from kdlab.models.folder import save_model
@@ -128,7 +146,6 @@ def _finish(
         "averaged_steps": sorted(validation.chosen()),
         "best_validation": {params["trainer"]["select"]: abs(max(scores.values()))},
     }
-    objective = (out / "objective.txt").read_text(encoding="utf-8").strip()
     save_model(out, student, card={**summary, "objective": objective, "tokenizer": corpus.tokenizer.fingerprint})
     corpus.tokenizer.save(out / "tokenizer")
     return summary

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from kdlab.errors import UserError
 from kdlab.models.transformer import Transformer
+from kdlab.teachers.int8 import to_int8
 from kdlab.types import Batch, Head, ModelOutput
 
 
@@ -20,12 +22,20 @@ class FrozenTeacher:
 
     Args:
         model: taken over: set to eval mode, all gradients off.
-        precision: of its own, whatever the student's: bf16 keeps its linear layers in bf16 (norms stay fp32).
+        precision: of its own, whatever the student's: bf16 keeps its linear layers in bf16, int8 (on a CPU) in int8;
+            norms stay fp32, the rest of an int8 teacher is bf16.
     """
 
     def __init__(self, model: Transformer, *, device: torch.device | str = "cpu", precision: str = "fp32"):
         model.eval().requires_grad_(False).to(device)
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        if precision == "int8":
+            if torch.device(device).type != "cpu":
+                raise UserError(
+                    f"trainer.teacher_precision=int8 on {device}, but int8 teachers are for CPUs alone, where they "
+                    "are faster than bf16; write bf16"
+                )
+            to_int8(model)
         if precision == "bf16":
             for module in model.modules():
                 if isinstance(module, nn.Linear):

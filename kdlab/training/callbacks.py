@@ -72,7 +72,7 @@ class Validation(Callback):
             pl_module.student.train()
         for logger in trainer.loggers:
             logger.log_metrics({f"valid/{name}": value for name, value in found.items()}, step)
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if "/" not in name)
         runtime.say(f"step {step}: validation {shown}")
         self._keep(step, found[self._select] * (-1 if self._select == "nll" else 1), pl_module.student)
         if self._is_over():
@@ -224,6 +224,7 @@ class Progress(Callback):
         values = {f"train/{name}": float(value) for name, value in outputs.items()}
         values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         values["train/tokens_per_s"] = self._tokens / max(seconds, 1e-9)
+        values["train/peak_memory_mib"] = runtime.peak_memory_mib()
         shown = f"loss {values['train/loss']:.3f}, {values['train/tokens_per_s']:,.0f} tokens/s"
         self._bar.set_postfix_str(shown, refresh=False)  # the bar itself decides when to print
         for logger in trainer.loggers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import combinations
 from typing import Any
 
 import lightning
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from kdlab.errors import UserError
 from kdlab.models.transformer import Transformer
+from kdlab.objectives import diagnostics
 from kdlab.objectives.hidden import projections, reduce_hidden
 from kdlab.objectives.nll import Nll
 from kdlab.objectives.objective import Objective, WeightedTerm
@@ -97,20 +99,42 @@ class StudentModule(lightning.LightningModule):
         """Mean of each term over a whole set of gold targets: sums first, one division at the end.
 
         `nll` is always among them, without label smoothing, so that runs with different objectives can be compared.
+        Beside them: each term times its weight, what a teacher adds (diagnostics.py), and of the first microbatch the
+        norm of each weighted term's gradient and the cosine between those of every two terms.
         """
         self.student.eval()
-        terms = {n: t for n, t in self.objective.active.items() if t.on != "pseudo"}
-        terms["nll"] = WeightedTerm(1.0, "gold", "tgt_token", Nll())
+        own = {n: t for n, t in self.objective.active.items() if t.on != "pseudo"}
+        terms = {**own, "nll": WeightedTerm(1.0, "gold", "tgt_token", Nll())}
+        if self._teacher is not None and self.objective.needs_teacher:
+            terms |= diagnostics.beside_a_teacher()
         sums = dict.fromkeys(terms, 0.0)
         units = dict.fromkeys(terms, 0)
+        gradients: dict[str, float] = {}
         with self.trainer.precision_plugin.forward_context():
             for batch in batches:
                 microbatch = batch.to(self.device)
+                if not gradients:
+                    gradients = self._gradients(microbatch, own)
                 for name, value in self._forward(microbatch, dict.fromkeys(terms, 1.0), terms).sums.items():
                     sums[name] += float(value)
                     units[name] += microbatch.num_units(terms[name].on, terms[name].per)
         self.student.train()
-        return {name: sums[name] / units[name] for name in terms}
+        means = {name: sums[name] / units[name] for name in terms}
+        weighted = {f"weighted/{name}": self.objective.weight(own[name]) * means[name] for name in own}
+        return {**means, **weighted, **gradients}
+
+    @torch.enable_grad()
+    def _gradients(self, batch: Batch, terms: dict[str, WeightedTerm]) -> dict[str, float]:
+        """How the terms pull at the student: gradient norms, and whether two of them pull the same way."""
+        parameters = list(self.student.parameters())
+        found = {}
+        for name, term in terms.items():
+            scale = self.objective.weight(term) / max(1, batch.num_units(self.objective.divides(term), term.per))
+            loss = self._forward(batch, {name: scale}, {name: term}).loss
+            found[name] = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        norms = {f"grad_norm/{name}": diagnostics.norm(gradient) for name, gradient in found.items()}
+        pairs = combinations(found, 2)
+        return norms | {f"grad_cosine/{a}/{b}": diagnostics.cosine(found[a], found[b]) for a, b in pairs}
 
     def _forward(self, batch: Batch, scales: dict[str, float], terms: dict[str, WeightedTerm]) -> Reduced:
         targets, padded = batch.targets, self.objective.counts_padding

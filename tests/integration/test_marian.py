@@ -407,7 +407,7 @@ def test_hybrid_with_a_marian_teacher_from_the_hub(given, tmp_path, monkeypatch,
         assert {config["architecture"][f"{side}_vocab_size"] for side in ("src", "tgt")} == {size}
         assert config["card"]["tokenizer"] == PreparedCorpus.open(found["corpus"]).tokenizer.fingerprint
     assert load_model(found["student"]).config.tie == "all"
-    assert "KL(teacher || student)" in (found["student"] / "objective.txt").read_text()
+    assert "KL(teacher || student)" in (found["student"] / "objective.md").read_text()
 
 
 def test_what_the_hub_cannot_give_is_told(tmp_path):

@@ -69,7 +69,7 @@ def folder(home: Path, record: dict, step: str) -> Path:
 
 
 def formula(home: Path, record: dict, step: str = "student") -> str:
-    return (folder(home, record, step) / "objective.txt").read_text()
+    return (folder(home, record, step) / "objective.md").read_text()
 
 
 def metrics(folder: Path) -> dict[str, list[float]]:

@@ -212,3 +212,45 @@ def test_no_warning_escapes(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(tmp_path, max_steps=2)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.05), ("int8", 0.1)])
+def test_a_teacher_has_a_precision_of_its_own_and_a_row_no_neighbours(precision, tolerance):
+    exact, teacher = FrozenTeacher(model(3)), FrozenTeacher(model(3), precision=precision)
+
+    def states(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        (batch,) = evaluation_batches(rows(count), microbatch_tokens=10**6, **PADS)
+        order = batch.row_id_B[batch.targets.source_R].repeat_interleave(batch.targets.mask_RT.sum(1))
+        return teacher(batch).decoder_ND[order < 5].float(), exact(batch).decoder_ND[order < 5]
+
+    many, expected = states(40)
+    few, _ = states(5)
+    error = (many - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    assert 0 < error < tolerance
+    assert many.sort(0)[0].sub(few.sort(0)[0]).abs().max() < 0.02  # bf16 products of another shape round differently
+    assert teacher.dtype == torch.bfloat16
+
+
+def test_validation_tells_how_the_terms_pull(tmp_path):
+    done = train(tmp_path, max_steps=2)
+    names = [line.split(",")[1] for line in (tmp_path / "metrics.csv").read_text().splitlines()]
+    watched = {f"valid/{n}" for n in ("teacher_entropy", "teacher_agreement", "teacher_kl", "weighted/kd", "nll")}
+    assert watched | {"valid/grad_norm/kd", "valid/grad_cosine/nll/kd", "train/peak_memory_mib"} <= set(names)
+
+    # a student that is its teacher: no distance, full agreement, and a KD gradient that vanishes
+    module, twin = done.module, model(4)
+    module._teacher = FrozenTeacher(model(4))
+    module.student.load_state_dict(twin.state_dict())
+    found = module.validate(evaluation_batches(rows(20), microbatch_tokens=60, **PADS))
+    assert found["teacher_kl"] == 0.0 and found["teacher_agreement"] == 1.0 and found["kd"] == 0.0
+    assert found["grad_norm/kd"] < 1e-6 < found["grad_norm/nll"]
+    assert 0 < found["teacher_entropy"] < np.log(V - 1)
+    assert module.student.training and all(p.grad is None for p in module.student.parameters())
+
+    # one term twice: the same direction; the weight counts in the norm and not in the cosine
+    twice = {name: WeightedTerm(weight, "gold", "tgt_token", Nll()) for name, weight in (("a", 1.0), ("b", 3.0))}
+    module.objective = Objective(twice)
+    found = module.validate(evaluation_batches(rows(20), microbatch_tokens=60, **PADS))
+    assert found["grad_cosine/a/b"] == pytest.approx(1.0, abs=1e-5)
+    assert found["grad_norm/b"] == pytest.approx(3 * found["grad_norm/a"], rel=1e-5)
+    assert found["weighted/b"] == pytest.approx(3 * found["nll"])
