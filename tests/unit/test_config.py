@@ -167,6 +167,21 @@ ONE_MISTAKE = [
     ("init=layer_skip student=toy_2x2 init.layers=3", "unknown key 'init.layers': layer_skip takes no 'layers'"),
     ("teacher=folder", "teacher=folder has no path"),
     ("teacher=folder teacher.path=/nowhere", "teacher.path=/nowhere holds no readable config.json"),
+    ("teacher=marian data.tokenizer.path=teacher", "teacher=marian has no path"),
+    (f"teacher=marian {HUB[0]} data.tokenizer.path=teacher", "it needs teacher.revision=<commit>, got None"),
+    (f"teacher=marian {HUB[0]} teacher.revision=main data.tokenizer.path=teacher", "=<commit>, got main: what a name"),
+    (
+        "teacher=marian teacher.path=/no/where data.tokenizer.path=teacher",
+        "is no folder, and no name on the hub either",
+    ),
+    (f"teacher=marian {' '.join(HUB)}", "a Marian teacher has a vocabulary of its own, but a kd term"),
+    (
+        f"teacher=marian {' '.join(HUB)} data.tokenizer.path=teacher vocab_size=4000",
+        "vocab_size=4000 has no effect: data",
+    ),
+    ("data.tokenizer.path=teacher", "but one trained here takes the corpus's"),
+    ("recipe=train_only objective=nll data.tokenizer.path=teacher", "but recipe=train_only has no teacher"),
+    ("+teacher.revision=main", "teacher.revision=main has no effect"),
     ("data=multi30k data.root=/nowhere", "data.root=/nowhere, which is no folder; write data.root=<folder with"),
     ("data=multi30k", "data=multi30k has no data.root; write data.root=<folder with train.de.xz, train.en.xz"),
     ("data.root=/tmp", "data.root=/tmp has no effect: data=toy reads nothing below it"),
@@ -303,6 +318,19 @@ def test_layers_are_held_against_the_teacher_in_a_folder(tmp_path: Path) -> None
         found = problems(*overrides, "seed=-1")[1:]  # one more mistake, so that there always is one
         assert len(found) == len(expected)
         assert all(text in problem for text, problem in zip(expected, found, strict=True))
+
+
+def test_models_of_hugging_face_and_of_kdlab_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "marian"}), encoding="utf-8")
+    (problem,) = problems("teacher=folder", f"teacher.path={tmp_path}")
+    assert problem.endswith("choose teacher=marian")
+    marian = ["teacher=marian", f"teacher.path={tmp_path}", "data.tokenizer.path=teacher"]
+    compose.compose(marian)
+    (problem,) = problems(*marian, "teacher.revision=main")
+    assert "teacher.revision=main has no effect" in problem
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": {}}), encoding="utf-8")
+    (problem,) = problems(*marian)
+    assert "model_type None" in problem and problem.endswith("choose teacher=folder for a kdlab model")
 
 
 def test_a_sweep_expands_to_its_points() -> None:

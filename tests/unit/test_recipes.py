@@ -198,3 +198,29 @@ def test_a_teacher_folder_is_known_by_content_and_not_by_path(tmp_path):
     step = next(step for step in plan("teacher=folder", f"teacher.path={first}") if step.name == "teacher")
     assert step.stage == "fetch_model" and step.inputs == {} and step.local == {"path": str(first)}
     assert set(step.params["sha256"]) == {"config.json", "tokenizer/spm.model", "weights.safetensors"}
+
+
+def test_a_marian_teacher_is_known_by_content_or_commit_and_its_vocabulary_can_be_adopted(tmp_path):
+    folder = tmp_path / "marian"
+    folder.mkdir()
+    for name, text in (("config.json", '{"model_type": "marian"}'), ("vocab.json", "{}"), ("pytorch_model.bin", "x")):
+        (folder / name).write_text(text, encoding="utf-8")
+    adopt = ["teacher=marian", "data.tokenizer.path=teacher"]
+    steps = plan(*adopt, f"teacher.path={folder}")
+    assert [step.name for step in steps][:3] == ["teacher", "corpus", "evaluate_teacher"]
+    found = {step.name: step for step in steps}
+    assert found["teacher"].stage == "convert_model" and found["corpus"].inputs == {"teacher": "teacher"}
+    assert set(found["teacher"].params["sha256"]) == {"config.json", "vocab.json"}  # what is read, and nothing else
+    for name in ("student", "baseline"):
+        assert (found[name].params["model"]["src_vocab_size"], found[name].params["model"]["tgt_vocab_size"]) == (
+            None,
+            None,
+        )
+    key = plan_keys(steps)
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    assert keys(*adopt, f"teacher.path={moved}") == key
+    (moved / "vocab.json").write_text('{"a": 1}', encoding="utf-8")
+    assert not set(keys(*adopt, f"teacher.path={moved}").values()) & set(key.values())
+    hub = [*adopt, "teacher.path=a/b", f"teacher.revision={'0' * 40}"]
+    assert plan(*hub)[0].params == {"hub": "a/b", "revision": "0" * 40}
+    assert keys(*hub)["teacher"] != keys(*hub[:-1], f"teacher.revision={'ab' * 20}")["teacher"]
