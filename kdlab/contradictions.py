@@ -6,27 +6,21 @@ Each check names the groups that it reads, so that it is left out where one of t
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab import targets
+from kdlab import targets, teacher_checks, term_checks
 from kdlab.errors import UserError, did_you_mean
-from kdlab.models import layer_rules
 
 Check = Callable[[DictConfig, dict[str, str]], Iterator[str]]
 
 # `${weight_kd}` and the like reach the terms; a dial that no term names would be set in vain.
-OBJECTIVE_DIALS = ("weight_nll", "weight_pseudo", "weight_kd", "temperature")
+OBJECTIVE_DIALS = ("weight_nll", "weight_pseudo", "weight_kd", "weight_cos", "temperature")
 MIXING_DIALS = ("mix", "mix_by")
-LAYER_SKIP = "kdlab.models.layer_skip.layer_skip"
 BASELINE_STEPS = ("baseline", "evaluate_baseline")
-BROUGHT = ("folder", "marian")  # values of teacher.source
-ADOPT = "teacher"  # of data.tokenizer.path: corpus and student take the teacher's vocabulary
 
 
 def contradictions(
@@ -63,9 +57,9 @@ def without_effect(cfg: DictConfig, dials: Collection[str], choices: dict[str, s
                 f"{dial}={cfg[dial]} has no effect: no term of objective={objective} uses it; leave it out, "
                 "or choose e.g. objective=hybrid"
             )
-        if dial == "vocab_size" and cfg.data.tokenizer.path == ADOPT:
+        if dial == "vocab_size" and cfg.data.tokenizer.path == teacher_checks.ADOPT:
             found.append(
-                f"vocab_size={cfg[dial]} has no effect: data.tokenizer.path={ADOPT} takes the teacher's vocabulary as "
+                f"vocab_size={cfg[dial]} has no effect: data.tokenizer.path={teacher_checks.ADOPT} takes the teacher's vocabulary as "
                 "large as it is; leave one of the two out"
             )
         if dial in MIXING_DIALS and "pseudo_label" not in cfg.recipe.steps:
@@ -79,7 +73,7 @@ def without_effect(cfg: DictConfig, dials: Collection[str], choices: dict[str, s
 def _teacher(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     source, recipe = cfg.teacher.source, names.get("recipe", cfg.recipe._target_)
     objective = names.get("objective", "this one")
-    kd = [name for name, term in cfg.objective.terms.items() if term.weight > 0 and _needs_teacher(term)]
+    kd = [name for name, term in cfg.objective.terms.items() if term.weight > 0 and teacher_checks.needs_teacher(term)]
     pseudo = [name for name, term in cfg.objective.terms.items() if term.weight > 0 and term.on == "pseudo"]
     on_labels = any(term.weight > 0 and term.on != "gold" for term in cfg.objective.terms.values())
     makes_labels = "pseudo_label" in cfg.recipe.steps
@@ -105,85 +99,6 @@ def _teacher(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         yield "teacher.source=train needs teacher.model, .optim, .max_steps and .seed; choose e.g. teacher=toy_2x2"
 
 
-def _teacher_folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
-    if cfg.teacher.source != "folder":
-        if cfg.teacher.path is not None and cfg.teacher.source not in BROUGHT:
-            yield f"teacher.path={cfg.teacher.path} has no effect: only teacher=folder reads it; choose teacher=folder"
-        return
-    if cfg.teacher.path is None:
-        yield "teacher=folder has no path to take the model from; write teacher.path=<folder of a kdlab model>"
-        return
-    try:
-        config = json.loads((Path(cfg.teacher.path) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        yield (
-            f"teacher.path={cfg.teacher.path} holds no readable config.json, so it is no kdlab model; "
-            "write the folder of one (it has weights.safetensors and config.json)"
-        )
-        return
-    if config.get("model_type") == "marian":
-        yield f"teacher.path={cfg.teacher.path} is a Hugging Face model and no kdlab one; choose teacher=marian"
-        return
-    theirs, kd = config.get("architecture", {}).get("tgt_vocab_size"), _has_kd(cfg)
-    if kd and theirs is not None and theirs != cfg.vocab_size and cfg.data.tokenizer.path is None:
-        yield (
-            f"the teacher in {cfg.teacher.path} has a vocabulary of {theirs}, the student {cfg.vocab_size}, "
-            f"but a kd term compares token by token; write data.tokenizer.path={ADOPT}, which adopts the teacher's, or "
-            "recipe=seq_kd, which needs no common vocabulary"
-        )
-
-
-def _teacher_marian(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
-    path, revision = cfg.teacher.path, cfg.teacher.get("revision")
-    is_folder = path is not None and Path(path).is_dir()
-    if revision is not None and (cfg.teacher.source != "marian" or is_folder):
-        yield f"teacher.revision={revision} has no effect: only a name on the hub has revisions; leave it out"
-    if cfg.teacher.source != "marian":
-        return
-    if path is None:
-        yield "teacher=marian has no path to take the model from; write teacher.path=<its folder, or a name on the hub>"
-        return
-    if is_folder:
-        try:
-            config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            config = None
-        found = config.get("model_type") if isinstance(config, dict) else None
-        if found != "marian":
-            yield (
-                f"teacher.path={path} has a config.json with model_type {found!r}, so it is no Hugging Face Marian "
-                "model; write the folder of one, or choose teacher=folder for a kdlab model"
-            )
-    elif not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
-        yield f"teacher.path={path} is no folder, and no name on the hub either; write e.g. Helsinki-NLP/opus-mt-de-en"
-    elif not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-        yield (
-            f"teacher.path={path} is no folder, and as a name on the hub it needs teacher.revision=<commit>, got "
-            f"{revision}: what a name or a branch stands for changes, and results are known by their inputs; write the "
-            "40 hex digits that the hub shows under 'Files and versions'"
-        )
-    if cfg.data.tokenizer.path is None and _has_kd(cfg):
-        yield (
-            "a Marian teacher has a vocabulary of its own, but a kd term compares token by token; write "
-            f"data.tokenizer.path={ADOPT}, which adopts it, or recipe=seq_kd, which needs no common vocabulary"
-        )
-
-
-def _adopted_vocabulary(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
-    if cfg.data.tokenizer.path != ADOPT:
-        return
-    if "teacher" not in cfg.recipe.steps:
-        yield (
-            f"data.tokenizer.path={ADOPT} takes the teacher's vocabulary, but recipe="
-            f"{names.get('recipe', cfg.recipe._target_)} has no teacher; write the path of a folder with a tokenizer"
-        )
-    elif cfg.teacher.source not in BROUGHT:
-        yield (
-            f"data.tokenizer.path={ADOPT} takes the teacher's vocabulary, but one trained here takes the corpus's;"
-            " leave it out, or choose teacher=folder or teacher=marian"
-        )
-
-
 def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     if not any(term.weight > 0 for term in cfg.objective.terms.values()):
         yield "no term of the objective has a weight > 0, so there is nothing to train on; set e.g. weight_nll=1"
@@ -192,7 +107,7 @@ def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         objective = names.get("objective", "this one")
         yield f"mix={cfg.mix} draws gold rows but objective={objective} has no term on them; write mix=0"
     for name, term in cfg.baseline_objective.terms.items():
-        if _has_baseline(cfg) and (term.on == "pseudo" or _needs_teacher(term)):
+        if _has_baseline(cfg) and (term.on == "pseudo" or teacher_checks.needs_teacher(term)):
             yield (
                 f"baseline_objective.terms.{name} needs a teacher, but the baseline has none; "
                 "choose objective@baseline_objective=nll"
@@ -236,42 +151,6 @@ def _models(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             )
 
 
-def _init(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
-    target = str(cfg.init._target_)
-    if not targets.signature(target).takes("teacher"):
-        return
-    if "teacher" not in cfg.recipe.steps:
-        yield (
-            f"init={names.get('init', target)} starts the student from a teacher but "
-            f"recipe={names.get('recipe', cfg.recipe._target_)} has none; choose init=random or e.g. recipe=word_kd"
-        )
-        return
-    teacher = _teacher_architecture(cfg)
-    if target == LAYER_SKIP and teacher and str(cfg.student._target_).endswith(".TransformerConfig"):
-        rules, student = (OmegaConf.to_container(node, resolve=True) for node in (cfg.init, cfg.student))
-        assert isinstance(rules, dict) and isinstance(student, dict)
-        yield from layer_rules.problems(_named(rules), teacher, _named(student))
-
-
-def _teacher_architecture(cfg: DictConfig) -> dict[str, Any] | None:
-    """The teacher's TransformerConfig where it is known before anything runs."""
-    model = cfg.teacher.model
-    if cfg.teacher.source == "train" and model is not None and str(model._target_).endswith(".TransformerConfig"):
-        return _named(OmegaConf.to_container(model, resolve=True))
-    if cfg.teacher.source == "folder" and cfg.teacher.path is not None:
-        try:
-            config = json.loads((Path(cfg.teacher.path) / "config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None  # _teacher_folder says so
-        architecture = config.get("architecture", {})
-        return architecture if layer_rules.REQUIRED.issubset(architecture) else None  # load_model says what is missing
-    return None
-
-
-def _named(plain: Any) -> dict[str, Any]:
-    return {str(name): value for name, value in plain.items()}
-
-
 def _tests(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     known = list(cfg.data.tests)
     for test in cfg.evaluate.tests or ():
@@ -306,23 +185,17 @@ def _has_baseline(cfg: DictConfig) -> bool:
     return bool(cfg.baseline) and "teacher" in cfg.recipe.steps  # without a teacher the student is its own baseline
 
 
-def _has_kd(cfg: DictConfig) -> bool:
-    return any(_needs_teacher(term) for term in cfg.objective.terms.values() if term.weight > 0)
-
-
-def _needs_teacher(term: DictConfig) -> bool:
-    return bool(targets.signature(term.term._target_).flags.get("needs_teacher", True))
-
-
 CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("recipe", "objective", "teacher"), _teacher),
-    (("teacher", "objective"), _teacher_folder),
-    (("teacher", "objective", "data"), _teacher_marian),
-    (("teacher", "recipe", "data"), _adopted_vocabulary),
+    (("teacher", "objective"), teacher_checks.folder),
+    (("teacher", "objective", "data"), teacher_checks.marian),
+    (("teacher", "recipe", "data"), teacher_checks.adopted_vocabulary),
     (("recipe", "objective", "objective@baseline_objective"), _terms),
+    (("objective", "objective@baseline_objective"), term_checks.one_term),
+    (("objective", "student", "teacher"), term_checks.hidden_states),
     (("recipe",), _until),
     (("student", "teacher", "data"), _models),
-    (("init", "recipe", "student", "teacher"), _init),
+    (("init", "recipe", "student", "teacher"), teacher_checks.init),
     (("data", "evaluate"), _tests),
     (("data",), _data),
 )

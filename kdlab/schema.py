@@ -123,7 +123,7 @@ class Term:
 
     weight: float = at_least(0)
     on: str = one_of("gold", "pseudo", "all")
-    per: str = one_of("tgt_token", "src_token", "sentence")
+    per: str = one_of("tgt_token", "src_token", "sentence", "position")
     term: Any = MISSING
     mixed: bool = False
 
@@ -196,6 +196,7 @@ class Config:
     weight_nll: float = at_least(0)
     weight_pseudo: float = at_least(0)
     weight_kd: float = at_least(0)
+    weight_cos: float = at_least(0)
     mix: float = share()
     mix_by: str = one_of("sampling", "weights")
     min_labelled: float = share()
@@ -231,6 +232,9 @@ ARGUMENTS: dict[str, Any] = {
     **{name: at_least(16) for name in ("src_vocab_size", "tgt_vocab_size")},
     **{name: share(one=False) for name in ("dropout", "attention_dropout", "label_smoothing")},
     "temperature": above(0),
+    "weight": at_least(0),
+    "teacher_share": within("between 0 and 1", lambda value: 0 < value < 1),
+    "kd_share": share(),
     "num_lines": at_least(1),
     "activation": one_of("relu", "gelu", "silu", "swiglu"),
     "norm": one_of("post", "pre"),

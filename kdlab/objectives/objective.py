@@ -43,6 +43,19 @@ class AnalyticTerm(Protocol):
 
 
 @runtime_checkable
+class BiasedTerm(Protocol):
+    """A token term that looks behind the biases of both heads: only a defect does (ancestor.py)."""
+
+    def biased(
+        self,
+        student_logits_NV: Float[Tensor, "N V"],
+        teacher: Teacher,
+        student_bias_V: Float[Tensor, "V"] | None,
+        teacher_bias_V: Float[Tensor, "V"] | None,
+    ) -> Float[Tensor, "N"]: ...
+
+
+@runtime_checkable
 class HiddenTerm(Protocol):
     """A pure function on hidden states of a student layer and a teacher layer at the same real positions."""
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kdlab.objectives.distributions import Softened
-from kdlab.objectives.objective import AnalyticTerm, TokenTerm, WeightedTerm
+from kdlab.objectives.objective import AnalyticTerm, BiasedTerm, TokenTerm, WeightedTerm
 from kdlab.types import Head, Targets, TopK
 
 
@@ -127,7 +127,7 @@ def reduce(
     if plain or not torch.is_grad_enabled():
         loss, sums = work.zeros(hidden_ND)
         for chunk in positions.chunks(max(1, len(hidden_ND)) if plain else chunk_size):
-            loss_c, sums_c = work.plain(project(hidden_ND[chunk.at], head, work.dtype), chunk)
+            loss_c, sums_c = work.plain(project(hidden_ND[chunk.at], head, work.dtype), chunk, _real_biases(head))
             loss, sums = loss + loss_c, sums + sums_c
     else:
         loss, sums = _GradientInForward.apply(hidden_ND, head.weight_VD, head.bias_V, head.pad_id, chunk_size, work)
@@ -140,6 +140,11 @@ def project(hidden_ND: Float[Tensor, "N D"], head: Head, dtype: torch.dtype) -> 
         logits_NV = hidden_ND.to(dtype) @ head.weight_VD[: head.pad_id].to(dtype).t()
         logits_NV = logits_NV.to(torch.promote_types(dtype, torch.float32))
         return logits_NV if head.bias_V is None else logits_NV + head.bias_V[: head.pad_id]
+
+
+def _real_biases(head: Head) -> Tensor | None:
+    """The biases of the real tokens."""
+    return None if head.bias_V is None else head.bias_V[: head.pad_id]
 
 
 @dataclass(frozen=True)
@@ -167,20 +172,34 @@ class _Work:
         with torch.no_grad():
             return project(self.teacher.hidden_ND[chunk.at], self.teacher.head, self.teacher.product_dtype())
 
-    def plain(self, logits_NV: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    def nats(
+        self, weighted: WeightedTerm, logits_NV: Tensor, teacher: Tensor | TopK | None, tgt_N: Tensor, bias_V: Any
+    ) -> Tensor:
+        """A term at every position; `bias_V` is the student's, for the one term that asks."""
+        if isinstance(weighted.term, BiasedTerm):
+            theirs_V = _real_biases(self.teacher.head) if isinstance(self.teacher, Side) else None
+            return weighted.term.biased(logits_NV, teacher, bias_V, theirs_V)
+        return cast(TokenTerm, weighted.term)(logits_NV, teacher, tgt_N)
+
+    def plain(self, logits_NV: Tensor, chunk: Chunk, bias_V: Tensor | None) -> tuple[Tensor, Tensor]:
         """Scaled loss of a chunk and the sum of each term, for autograd."""
         teacher, tgt_N = self.teacher_at(chunk), self.positions.tgt_N[chunk.at]
         loss, sums = logits_NV.new_zeros(()), []
         for name, weighted in self.terms.items():
             total = logits_NV.new_zeros(())
             if chunk.concerns(weighted):
-                total = cast(TokenTerm, weighted.term)(logits_NV, teacher, tgt_N).sum()
+                total = self.nats(weighted, logits_NV, teacher, tgt_N, bias_V).sum()
             loss = loss + self.scales[name] * total
             sums.append(total.detach())
         return loss, torch.stack(sums)
 
-    def gradient(self, logits_NV: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor, Tensor]:
-        """The same and the gradient of the loss in the logits; closed forms where terms know theirs."""
+    def gradient(
+        self, logits_NV: Tensor, chunk: Chunk, bias_V: Tensor | None, d_bias_V: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same and the gradient of the loss in the logits; closed forms where terms know theirs.
+
+        What a term takes of the bias itself, beside the logits, is added to `d_bias_V`.
+        """
         teacher, tgt_N = self.teacher_at(chunk), self.positions.tgt_N[chunk.at]
         student = Softened(logits_NV)
         guide = Softened(teacher) if isinstance(teacher, Tensor) else teacher
@@ -194,8 +213,12 @@ class _Work:
             else:
                 with torch.enable_grad():
                     leaf_NV = logits_NV.detach().requires_grad_()
-                    reported = cast(TokenTerm, term)(leaf_NV, teacher, tgt_N).sum()
-                    d_logits_NV += torch.autograd.grad(scale * reported, leaf_NV)[0]
+                    leaf_V = None if bias_V is None else bias_V.detach().requires_grad_()
+                    reported = self.nats(weighted, leaf_NV, teacher, tgt_N, leaf_V).sum()
+                    (scale * reported).backward()
+                d_logits_NV += cast(Tensor, leaf_NV.grad)
+                if leaf_V is not None and leaf_V.grad is not None:
+                    cast(Tensor, d_bias_V).add_(leaf_V.grad)
                 total = reported.detach()
             loss += scale * total
             sums.append(total)
@@ -219,6 +242,7 @@ class _GradientInForward(torch.autograd.Function):
         weight_WD = weight_VD[:pad_id].to(dtype)
         d_hidden, d_weight = torch.empty_like(hidden_ND), torch.zeros_like(weight_VD)
         d_bias = None if bias_V is None else torch.zeros_like(bias_V)
+        bias_W, d_bias_W = (None if b is None else b[:pad_id] for b in (bias_V, d_bias))  # a view: it fills d_bias
         loss, sums = work.zeros(hidden_ND)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             for chunk in work.positions.chunks(chunk_size):
@@ -227,13 +251,13 @@ class _GradientInForward(torch.autograd.Function):
                     continue
                 hidden = hidden_ND[chunk.at].to(dtype)
                 logits_NV = (hidden @ weight_WD.t()).to(loss.dtype)
-                if bias_V is not None:
-                    logits_NV += bias_V[:pad_id]
-                d_logits_NV, loss_c, sums_c = work.gradient(logits_NV, chunk)
+                if bias_W is not None:
+                    logits_NV += bias_W
+                d_logits_NV, loss_c, sums_c = work.gradient(logits_NV, chunk, bias_W, d_bias_W)
                 loss += loss_c
                 sums += sums_c
-                if d_bias is not None:
-                    d_bias[:pad_id] += d_logits_NV.sum(0)
+                if d_bias_W is not None:
+                    d_bias_W += d_logits_NV.sum(0)
                 d_logits_NV = d_logits_NV.to(dtype)
                 d_hidden[chunk.at] = (d_logits_NV @ weight_WD).to(hidden_ND.dtype)
                 if dtype == d_weight.dtype:

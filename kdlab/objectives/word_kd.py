@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kdlab.errors import UserError
 from kdlab.objectives.distributions import Softened, Teacher, log_probs
 from kdlab.types import TopK
 
@@ -25,6 +26,9 @@ class WordKD:
     factor T**2 keeps the gradient's size over temperatures (`t_squared=False` leaves it out). With a top-k teacher the
     sum runs over its K tokens and "any other".
 
+    Args:
+        weight_at: pairs [temperature, factor] of which one factor multiplies the term; None multiplies nothing.
+
     Shapes: both logits (N, V), one vocabulary in one order.
     Units:  nats per target token, times T**2. The KL form is zero exactly when the two agree.
     Source: Hinton et al. 2015; Kim & Rush 2016 (word-level KD).
@@ -33,6 +37,7 @@ class WordKD:
     temperature: float
     t_squared: bool = True
     form: Literal["kl", "cross_entropy"] = "kl"
+    weight_at: Any = None
     needs_teacher: ClassVar[bool] = True
 
     def __call__(
@@ -95,10 +100,23 @@ class WordKD:
 
     @property
     def _factor(self) -> float:
-        return self.temperature**2 if self.t_squared else 1.0
+        return self._weight * (self.temperature**2 if self.t_squared else 1.0)
+
+    @property
+    def _weight(self) -> float:
+        if self.weight_at is None:
+            return 1.0
+        weights = {float(temperature): float(weight) for temperature, weight in self.weight_at}
+        if self.temperature not in weights:
+            raise UserError(
+                f"temperature={self.temperature:g} has no weight in weight_at, so the term has no size; choose one of "
+                f"{', '.join(f'{known:g}' for known in weights)}, or objective=word_kd, which needs no table"
+            )
+        return weights[self.temperature]
 
     def formula(self) -> str:
         """The term in words and numbers."""
-        factor = f"{self.temperature**2:g} * " if self.t_squared else ""
+        factor = f"{self._weight:g} * " if self.weight_at is not None else ""
+        factor += f"{self.temperature**2:g} * " if self.t_squared else ""
         name = "KL(teacher || student)" if self.form == "kl" else "cross-entropy(teacher, student)"
         return f"{factor}{name}, both at temperature {self.temperature:g}"

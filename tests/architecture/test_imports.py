@@ -29,7 +29,20 @@ ROOMS = {
 }
 # Files beside the rooms. What makes and checks a configuration (one room in several files), then the commands, each
 # with the room that it shows.
-CONFIGURATION = {"schema", "targets", "validation", "contradictions", "compose", "points", "usage", "effects"}
+CONFIGURATION = {
+    *(
+        "schema",
+        "targets",
+        "validation",
+        "contradictions",
+        "teacher_checks",
+        "term_checks",
+        "compose",
+        "points",
+        "usage",
+    ),
+    "effects",
+}
 COMMANDS = {
     "run": {"report"},
     "translate": {"decoding", "models", "data", "types"},
@@ -89,7 +102,7 @@ def allowed(module):
         return COMMANDS.get(room, set()) | CONFIGURATION | {"recipes", "artifacts"} | FREE
     if room in ROOMS and (PACKAGE / room).is_dir():
         return ROOMS[room] | FREE | {room}
-    if module == "contradictions":
+    if module == "teacher_checks":
         return CONFIGURATION | FREE | {"models.layer_rules"}  # whether a teacher's layers fit; knows no torch
     if module in CONFIGURATION:
         return CONFIGURATION | FREE

@@ -22,7 +22,13 @@ COMPANIONS = {
     "recipe=word_kd": ["objective=word_kd"],
     "recipe=seq_kd": ["objective=seq_kd", "mix=0"],
     "objective=nll": ["recipe=train_only"],
-    "objective=word_kd": ["recipe=word_kd"],
+    **{
+        f"objective={path.stem}": ["recipe=word_kd"]
+        for path in (CONF / "objective").glob("*.yaml")
+        if path.stem not in ("nll", "tempered_nll", "seq_kd", "hybrid")
+    },
+    "objective=tempered_nll": ["recipe=train_only"],
+    "objective=triple": ["recipe=word_kd", "objective.terms.cos.term.projection=true"],
     "objective=seq_kd": ["recipe=seq_kd", "mix=0"],
     "teacher=none": ALONE,
     "init=layer_skip": ["student=toy_2x2"],
@@ -93,6 +99,14 @@ def test_the_default_is_the_toy_and_groups_refer_up_to_the_dials() -> None:
     assert cfg.baseline_objective.terms.keys() == {"nll"}
 
 
+def test_layers_of_the_triple_loss_are_a_rule_or_pairs() -> None:
+    """Also the deck's choice of the rows that the hybrid's KL runs over: gold, pseudo-labels or both."""
+    for layers in ("last", "spread", "[[0,0],[1,1]]"):
+        compose.compose([*TRIPLE.split(), "student=toy_2x2", f"objective.terms.cos.term.layers={layers}"])
+    for rows in ("gold", "pseudo", "all"):
+        assert compose.compose([f"objective.terms.kd.on={rows}"]).cfg.objective.terms.kd.on == rows
+
+
 def test_presets_of_the_deck_have_its_sizes() -> None:
     expected = {
         "slim_1x1": (1, 1, 256, 1024, 4),
@@ -118,6 +132,9 @@ def test_words_of_the_schema_are_those_of_the_model() -> None:
         assert schema.ARGUMENTS[argument].metadata["want"] == f"one of {', '.join(choices)}"
 
 
+TRIPLE = "recipe=word_kd objective=triple"
+COSINE = "_target_:kdlab.objectives.hidden_cosine.HiddenCosine"
+COSINE = f"+objective.terms.cos={{weight:1,on:gold,per:tgt_token,term:{{{COSINE}}}}}"
 ONE_MISTAKE = [
     ("temprature=1.0", "unknown key 'temprature'; did you mean 'temperature'?"),
     ("+temprature=1", "unknown key 'temprature'; did you mean 'temperature'?"),
@@ -165,6 +182,21 @@ ONE_MISTAKE = [
         "student has 3; write student.num_decoder_layers=2",
     ),
     ("init=layer_skip student=toy_2x2 init.layers=3", "unknown key 'init.layers': layer_skip takes no 'layers'"),
+    ("weight_cos=2", "weight_cos=2 has no effect: no term of objective=hybrid"),
+    ("objective.terms.kd.per=position", "objective.terms.kd.per=position counts padding, which this term never sees"),
+    ("objective.terms.kd.per=padding", "per must be one of tgt_token, src_token, sentence, position"),
+    ("recipe=word_kd objective=ancestor objective.terms.kd.per=tgt_token", "per=tgt_token but this term sums over pad"),
+    ("recipe=word_kd objective=jensen_shannon objective.terms.kd.term.teacher_share=1", "between 0 and 1, got 1"),
+    ("recipe=word_kd objective=deck_weights temperature=3", "temperature=3 has no weight in objective.terms.kd.term"),
+    ("recipe=word_kd objective=deck_weights objective.terms.kd.term.weight_at=[1,2]", "must be pairs [temperature,"),
+    (TRIPLE, "student's width is 64 and the teacher's 96; write objective.terms.cos.term.projection=true"),
+    (f"{TRIPLE} student=toy_2x2 objective.terms.cos.term.layers=first", "layers=first is no rule; write last, spread"),
+    (f"{TRIPLE} student=toy_2x2 objective.terms.cos.term.layers=[[0,2]]", "has the pair [0, 2], but the student has 2"),
+    (f"{TRIPLE} student=toy_2x2 objective.terms.cos.term.layers=[0,2]", "layers=[0, 2] are no pairs of layers"),
+    (
+        f"recipe=word_kd objective=ancestor student=toy_2x2 {COSINE}",
+        "counts padding, where cos knows no hidden",
+    ),
     ("teacher=folder", "teacher=folder has no path"),
     ("teacher=folder teacher.path=/nowhere", "teacher.path=/nowhere holds no readable config.json"),
     ("teacher=marian data.tokenizer.path=teacher", "teacher=marian has no path"),

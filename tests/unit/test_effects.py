@@ -22,8 +22,8 @@ def idle_leaves(overrides):
     return {problem.partition("=")[0] for problem in problems}
 
 
-# Only what belongs to another choice: folders to read from, the settings of a logger.
-UNUSED = {"teacher.path", "data.root", "logger.wandb"}
+# Only what belongs to another choice: folders to read, a logger, a term.
+UNUSED = {"teacher.path", "data.root", "logger.wandb", "weight_cos"}
 
 
 def test_t10_every_leaf_of_the_toy_changes_the_plan():

@@ -13,6 +13,8 @@ from kdlab.data.batching import StepStream, evaluation_batches
 from kdlab.errors import UserError
 from kdlab.models.init import random_init
 from kdlab.models.transformer import Transformer, TransformerConfig
+from kdlab.objectives.ancestor import Ancestor
+from kdlab.objectives.hidden_cosine import HiddenCosine
 from kdlab.objectives.nll import Nll
 from kdlab.objectives.objective import Objective, WeightedTerm
 from kdlab.objectives.word_kd import WordKD
@@ -117,6 +119,30 @@ def test_the_teacher_is_frozen_and_in_no_state(tmp_path):
     assert set(saved["state_dict"]) == names
     assert sum(len(group["params"]) for group in saved["optimizer_states"][0]["param_groups"]) == len(names)
     assert sum(p.numel() for p in done.module.parameters()) == sum(p.numel() for p in done.module.student.parameters())
+
+
+def test_the_ancestors_term_sees_padding_and_the_triple_loss_both_models_layers(tmp_path):
+    """Through the whole module: models that compute padding for one, hidden states and a projection for the other."""
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    nll = WeightedTerm(1.0, "gold", "tgt_token", Nll())
+    padded = Objective({"nll": nll, "kd": WeightedTerm(0.5, "gold", "position", Ancestor(1.0, 0.5))})
+    batch = next(iter(evaluation_batches(rows(20), microbatch_tokens=1000, **PADS)))
+    module = train(tmp_path / "a", max_steps=2, objective=padded).module
+    (sums,) = [module._forward(batch, {"nll": 1.0, "kd": 1.0}, padded.active).sums]
+    args = batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT, batch.targets.source_R, None
+    ours, theirs = module.student(*args).decoder_ND, module._teacher(batch, padded=True).decoder_ND
+    assert len(ours) == batch.num_units("gold", "position") > batch.num_units("gold", "tgt_token")
+    with module._teacher.head() as head:
+        logits = [h @ head_.weight_VD[: V - 1].T for h, head_ in ((ours, module.student.head()), (theirs, head))]
+    everywhere = 1.5 * WordKD(1.0)(*logits, batch.targets.tgt_out_RT.flatten()).sum()
+    torch.testing.assert_close(sums["kd"], everywhere.detach(), rtol=1e-4, atol=1e-4)
+
+    cosine = WeightedTerm(1.0, "gold", "tgt_token", HiddenCosine(layers="spread", projection=True))
+    done = train(tmp_path / "b", max_steps=30, objective=Objective({"nll": nll, "cos": cosine}))
+    lines = [line.split(",") for line in (tmp_path / "b" / "metrics.csv").read_text().splitlines()]
+    cos = [float(value) for _, name, value in lines if name == "train/cos"]
+    assert cos[-1] < 0.8 * cos[0]
+    assert set(done.validation.averaged()) == set(done.module.student.state_dict())  # no projection among them
 
 
 def test_microbatches_change_nothing(tmp_path):

@@ -1,0 +1,147 @@
+"""What a teacher that is brought along must be, and what the student takes from it: vocabulary, first weights.
+
+Called by contradictions.py; torch-free like it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from kdlab import targets
+from kdlab.models import layer_rules
+
+LAYER_SKIP = "kdlab.models.layer_skip.layer_skip"
+BROUGHT = ("folder", "marian")  # values of teacher.source
+ADOPT = "teacher"  # of data.tokenizer.path: corpus and student take the teacher's vocabulary
+
+
+def folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    if cfg.teacher.source != "folder":
+        if cfg.teacher.path is not None and cfg.teacher.source not in BROUGHT:
+            yield f"teacher.path={cfg.teacher.path} has no effect: only teacher=folder reads it; choose teacher=folder"
+        return
+    if cfg.teacher.path is None:
+        yield "teacher=folder has no path to take the model from; write teacher.path=<folder of a kdlab model>"
+        return
+    config = config_of(cfg.teacher.path)
+    if config is None:
+        yield (
+            f"teacher.path={cfg.teacher.path} holds no readable config.json, so it is no kdlab model; "
+            "write the folder of one (it has weights.safetensors and config.json)"
+        )
+        return
+    if config.get("model_type") == "marian":
+        yield f"teacher.path={cfg.teacher.path} is a Hugging Face model and no kdlab one; choose teacher=marian"
+        return
+    theirs = config.get("architecture", {}).get("tgt_vocab_size")
+    if has_kd(cfg) and theirs is not None and theirs != cfg.vocab_size and cfg.data.tokenizer.path is None:
+        yield (
+            f"the teacher in {cfg.teacher.path} has a vocabulary of {theirs}, the student {cfg.vocab_size}, "
+            f"but a kd term compares token by token; write data.tokenizer.path={ADOPT}, which adopts the teacher's, or "
+            "recipe=seq_kd, which needs no common vocabulary"
+        )
+
+
+def marian(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    path, revision = cfg.teacher.path, cfg.teacher.get("revision")
+    is_folder = path is not None and Path(path).is_dir()
+    if revision is not None and (cfg.teacher.source != "marian" or is_folder):
+        yield f"teacher.revision={revision} has no effect: only a name on the hub has revisions; leave it out"
+    if cfg.teacher.source != "marian":
+        return
+    if path is None:
+        yield "teacher=marian has no path to take the model from; write teacher.path=<its folder, or a name on the hub>"
+        return
+    if is_folder:
+        found = (config_of(path) or {}).get("model_type")
+        if found != "marian":
+            yield (
+                f"teacher.path={path} has a config.json with model_type {found!r}, so it is no Hugging Face Marian "
+                "model; write the folder of one, or choose teacher=folder for a kdlab model"
+            )
+    elif not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
+        yield f"teacher.path={path} is no folder, and no name on the hub either; write e.g. Helsinki-NLP/opus-mt-de-en"
+    elif not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        yield (
+            f"teacher.path={path} is no folder, and as a name on the hub it needs teacher.revision=<commit>, got "
+            f"{revision}: what a name or a branch stands for changes, and results are known by their inputs; write the "
+            "40 hex digits that the hub shows under 'Files and versions'"
+        )
+    if cfg.data.tokenizer.path is None and has_kd(cfg):
+        yield (
+            "a Marian teacher has a vocabulary of its own, but a kd term compares token by token; write "
+            f"data.tokenizer.path={ADOPT}, which adopts it, or recipe=seq_kd, which needs no common vocabulary"
+        )
+
+
+def adopted_vocabulary(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    if cfg.data.tokenizer.path != ADOPT:
+        return
+    if "teacher" not in cfg.recipe.steps:
+        yield (
+            f"data.tokenizer.path={ADOPT} takes the teacher's vocabulary, but recipe="
+            f"{names.get('recipe', cfg.recipe._target_)} has no teacher; write the path of a folder with a tokenizer"
+        )
+    elif cfg.teacher.source not in BROUGHT:
+        yield (
+            f"data.tokenizer.path={ADOPT} takes the teacher's vocabulary, but one trained here takes the corpus's;"
+            " leave it out, or choose teacher=folder or teacher=marian"
+        )
+
+
+def init(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    target = str(cfg.init._target_)
+    if not targets.signature(target).takes("teacher"):
+        return
+    if "teacher" not in cfg.recipe.steps:
+        yield (
+            f"init={names.get('init', target)} starts the student from a teacher but "
+            f"recipe={names.get('recipe', cfg.recipe._target_)} has none; choose init=random or e.g. recipe=word_kd"
+        )
+        return
+    teacher = architecture(cfg)
+    if teacher and not layer_rules.REQUIRED.issubset(teacher):
+        return  # load_model says what is missing
+    if target == LAYER_SKIP and teacher and str(cfg.student._target_).endswith(".TransformerConfig"):
+        rules, student = (OmegaConf.to_container(node, resolve=True) for node in (cfg.init, cfg.student))
+        assert isinstance(rules, dict) and isinstance(student, dict)
+        yield from layer_rules.problems(_named(rules), teacher, _named(student))
+
+
+def architecture(cfg: DictConfig) -> dict[str, Any] | None:
+    """The teacher's TransformerConfig where it is known before anything runs."""
+    model = cfg.teacher.model
+    if cfg.teacher.source == "train" and model is not None and str(model._target_).endswith(".TransformerConfig"):
+        return _named(OmegaConf.to_container(model, resolve=True))
+    if cfg.teacher.source == "folder" and cfg.teacher.path is not None:
+        return (config_of(cfg.teacher.path) or {}).get("architecture")
+    return None
+
+
+def config_of(folder: str) -> dict[str, Any] | None:
+    """What config.json of a model folder says; None where there is none to read."""
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _named(plain: Any) -> dict[str, Any]:
+    return {str(name): value for name, value in plain.items()}
+
+
+def has_kd(cfg: DictConfig) -> bool:
+    """Whether a term with weight compares with a teacher."""
+    return any(needs_teacher(term) for term in cfg.objective.terms.values() if term.weight > 0)
+
+
+def needs_teacher(term: DictConfig) -> bool:
+    """Whether a term compares with a teacher: its class says `needs_teacher`."""
+    return bool(targets.signature(term.term._target_).flags.get("needs_teacher", True))
