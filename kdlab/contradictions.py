@@ -59,8 +59,8 @@ def without_effect(cfg: DictConfig, dials: Collection[str], choices: dict[str, s
             )
         if dial == "vocab_size" and cfg.data.tokenizer.path == teacher_checks.ADOPT:
             found.append(
-                f"vocab_size={cfg[dial]} has no effect: data.tokenizer.path={teacher_checks.ADOPT} takes the teacher's vocabulary as "
-                "large as it is; leave one of the two out"
+                f"vocab_size={cfg[dial]} has no effect: data.tokenizer.path={teacher_checks.ADOPT} takes the teacher's "
+                "vocabulary as large as it is; leave one of the two out"
             )
         if dial in MIXING_DIALS and "pseudo_label" not in cfg.recipe.steps:
             found.append(

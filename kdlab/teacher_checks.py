@@ -17,6 +17,7 @@ from kdlab import targets
 from kdlab.models import layer_rules
 
 LAYER_SKIP = "kdlab.models.layer_skip.layer_skip"
+SIZES = ("src_vocab_size", "tgt_vocab_size")
 BROUGHT = ("folder", "marian")  # values of teacher.source
 ADOPT = "teacher"  # of data.tokenizer.path: corpus and student take the teacher's vocabulary
 
@@ -39,7 +40,7 @@ def folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     if config.get("model_type") == "marian":
         yield f"teacher.path={cfg.teacher.path} is a Hugging Face model and no kdlab one; choose teacher=marian"
         return
-    theirs = config.get("architecture", {}).get("tgt_vocab_size")
+    theirs = (architecture(cfg) or {}).get("tgt_vocab_size")
     if has_kd(cfg) and theirs is not None and theirs != cfg.vocab_size and cfg.data.tokenizer.path is None:
         yield (
             f"the teacher in {cfg.teacher.path} has a vocabulary of {theirs}, the student {cfg.vocab_size}, "
@@ -111,26 +112,35 @@ def init(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     if target == LAYER_SKIP and teacher and str(cfg.student._target_).endswith(".TransformerConfig"):
         rules, student = (OmegaConf.to_container(node, resolve=True) for node in (cfg.init, cfg.student))
         assert isinstance(rules, dict) and isinstance(student, dict)
+        if cfg.data.tokenizer.path == ADOPT:
+            student |= {name: teacher[name] for name in SIZES}
         yield from layer_rules.problems(_named(rules), teacher, _named(student))
 
 
 def architecture(cfg: DictConfig) -> dict[str, Any] | None:
-    """The teacher's TransformerConfig where it is known before anything runs."""
+    """The teacher's TransformerConfig where it is known before anything runs; of its vocabulary, what is read of it."""
     model = cfg.teacher.model
     if cfg.teacher.source == "train" and model is not None and str(model._target_).endswith(".TransformerConfig"):
         return _named(OmegaConf.to_container(model, resolve=True))
     if cfg.teacher.source == "folder" and cfg.teacher.path is not None:
-        return (config_of(cfg.teacher.path) or {}).get("architecture")
+        found = (config_of(cfg.teacher.path) or {}).get("architecture")
+        card = _json(Path(cfg.teacher.path) / "tokenizer" / "tokenizer.json") or {}
+        sizes = {name: card[name] for name in SIZES if name in card}  # the model may have more rows
+        return {**found, **sizes} if found else found
     return None
 
 
 def config_of(folder: str) -> dict[str, Any] | None:
     """What config.json of a model folder says; None where there is none to read."""
+    return _json(Path(folder) / "config.json")
+
+
+def _json(path: Path) -> dict[str, Any] | None:
     try:
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return config if isinstance(config, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _named(plain: Any) -> dict[str, Any]:

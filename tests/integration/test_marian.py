@@ -19,7 +19,6 @@ from kdlab.data.marian import read_marian_tokenizer
 from kdlab.data.prepared import PreparedCorpus
 from kdlab.data.tokenizer import Tokenizer
 from kdlab.data.toy import generate
-from kdlab.data.vocabulary import refuse_another_vocabulary
 from kdlab.decoding.beam import BeamConfig, beam_search
 from kdlab.errors import UserError
 from kdlab.models.folder import load_model
@@ -310,7 +309,8 @@ def trained(out: Path, kd, teacher: Path) -> list[str]:
     """The metrics of two steps with another teacher."""
     student, corpus, _ = kd
     student.run(out, {"corpus": corpus, "teacher": teacher}, student.params, student.local)
-    return [row for row in (out / "metrics.csv").read_text().splitlines() if "tokens_per_s" not in row]
+    rows = (out / "metrics.csv").read_text().splitlines()
+    return [row for row in rows if row.split(",")[1].partition("/")[2] in ("loss", "grad_norm", "kd", "nll")]
 
 
 def test_t12_rows_beyond_the_vocabulary_change_nothing(given, copy, kd, tmp_path):
@@ -327,7 +327,7 @@ def test_t12_rows_beyond_the_vocabulary_change_nothing(given, copy, kd, tmp_path
     files.write_json(tmp_path / "padded" / "config.json", config)
     assert len(load_file(tmp_path / "padded" / "weights.safetensors")["softmax_bias"]) == len(theirs(given)) + 7
     plain = trained(tmp_path / "plain", kd, kd[2])
-    assert len(plain) > 8 and trained(tmp_path / "student", kd, tmp_path / "padded") == plain
+    assert len(plain) > 6 and trained(tmp_path / "student", kd, tmp_path / "padded") == plain
     assert trained(tmp_path / "other", kd, other_teacher(kd[2], tmp_path / "another")) != plain  # the loss looks at it
 
 
@@ -343,35 +343,12 @@ def other_teacher(folder: Path, to: Path, pieces: list[str] | None = None) -> Pa
     return to
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (
-            lambda p: [*p[:2], *reversed(p[2:])],
-            r"target vocabulary has the corpus's pieces in another order \(from id 2",
-        ),
-        (
-            lambda p: [*p[:9], "anders", *p[10:]],
-            r"target vocabulary \(\d+ pieces\) is not the corpus's \(\d+ pieces, \d+",
-        ),
-    ],
-    ids=["another order", "another piece"],
-)
-def test_t12_another_vocabulary_is_refused_with_the_way_out(kd, tmp_path, change, message):
+def test_t12_a_shuffled_vocabulary_is_refused_with_the_way_out(kd, tmp_path):
     pieces = Tokenizer.open(kd[2] / "tokenizer").src_pieces
-    teacher = other_teacher(kd[2], tmp_path / "teacher", pieces=change(pieces))
-    with pytest.raises(UserError, match=f"{message}.*recipe=seq_kd.*data.tokenizer.path=teacher"):
+    teacher = other_teacher(kd[2], tmp_path / "teacher", pieces=[*pieces[:2], *reversed(pieces[2:])])
+    message = r"pieces in another order \(from id 2 on\).*recipe=seq_kd.*data.tokenizer.path=teacher"
+    with pytest.raises(UserError, match=message):
         trained(tmp_path / "out", kd, teacher)
-
-
-def test_t12_a_source_side_of_its_own_is_refused_too():
-    src, more, tgt = ([pair[side] for pair in PAIRS[:n]] for side, n in ((0, 400), (0, 200), (1, 400)))
-    settings = dict(vocab_size=150, joint=False, sample_lines=400)
-    ours, others = Tokenizer.train(src, tgt, **settings), Tokenizer.train(more, tgt, **settings)
-    refuse_another_vocabulary(ours, Tokenizer.train(src, tgt, **settings))
-    assert ours.tgt_pieces == others.tgt_pieces
-    with pytest.raises(UserError, match="source vocabulary .* source ids would be other words to it"):
-        refuse_another_vocabulary(others, ours)
 
 
 def test_t6_with_padding_as_start_token_every_target_token_counts(kd):

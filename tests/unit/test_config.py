@@ -352,6 +352,19 @@ def test_layers_are_held_against_the_teacher_in_a_folder(tmp_path: Path) -> None
         assert all(text in problem for text, problem in zip(expected, found, strict=True))
 
 
+def test_a_teachers_vocabulary_is_that_of_its_tokenizer_and_may_be_adopted(tmp_path: Path) -> None:
+    """The model's tables may have more rows; then neither a kd term nor the start from its layers is in the way."""
+    sizes = {"num_encoder_layers": 2, "num_decoder_layers": 2, "d_model": 96, "d_ff": 384, "num_heads": 4}
+    rows = {"src_vocab_size": 1280, "tgt_vocab_size": 1280}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": {**rows, **sizes}}), encoding="utf-8")
+    folder = ["teacher=folder", f"teacher.path={tmp_path}"]
+    assert len(problems(*folder)) == 1
+    compose.compose([*folder, "init=layer_skip", "student=toy_2x2", "data.tokenizer.path=teacher"])
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text('{"tgt_vocab_size": 1200}', encoding="utf-8")
+    compose.compose(folder)
+
+
 def test_models_of_hugging_face_and_of_kdlab_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "marian"}), encoding="utf-8")
     (problem,) = problems("teacher=folder", f"teacher.path={tmp_path}")
