@@ -73,13 +73,19 @@ def without_effect(cfg: DictConfig, dials: Collection[str], choices: dict[str, s
                 f"{dial}={cfg[dial]} has no effect: recipe={recipe} has no pseudo-labels to mix with; leave it out, "
                 "or choose e.g. recipe=hybrid"
             )
+    if cfg.teacher_cache.kind != "none" and not any(_kd_terms(cfg)):
+        cache = choices.get("teacher_cache", cfg.teacher_cache.kind)
+        found.append(
+            f"teacher_cache={cache} has no effect: no term of objective={objective} that has a weight compares with a "
+            "teacher; leave it out, or choose e.g. objective=hybrid"
+        )
     return found
 
 
 def _teacher(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     source, recipe = cfg.teacher.source, names.get("recipe", cfg.recipe._target_)
     objective = names.get("objective", "this one")
-    kd = [name for name, term in cfg.objective.terms.items() if term.weight > 0 and _needs_teacher(term)]
+    kd = any(_kd_terms(cfg))
     pseudo = [name for name, term in cfg.objective.terms.items() if term.weight > 0 and term.on == "pseudo"]
     on_labels = any(term.weight > 0 and term.on != "gold" for term in cfg.objective.terms.values())
     makes_labels = "pseudo_label" in cfg.recipe.steps
@@ -124,7 +130,7 @@ def _teacher_folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     if config.get("model_type") == "marian":
         yield f"teacher.path={cfg.teacher.path} is a Hugging Face model and no kdlab one; choose teacher=marian"
         return
-    theirs, kd = config.get("architecture", {}).get("tgt_vocab_size"), _has_kd(cfg)
+    theirs, kd = config.get("architecture", {}).get("tgt_vocab_size"), any(_kd_terms(cfg))
     if kd and theirs is not None and theirs != cfg.vocab_size and cfg.data.tokenizer.path is None:
         yield (
             f"the teacher in {cfg.teacher.path} has a vocabulary of {theirs}, the student {cfg.vocab_size}, "
@@ -162,7 +168,7 @@ def _teacher_marian(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             f"{revision}: what a name or a branch stands for changes, and results are known by their inputs; write the "
             "40 hex digits that the hub shows under 'Files and versions'"
         )
-    if cfg.data.tokenizer.path is None and _has_kd(cfg):
+    if cfg.data.tokenizer.path is None and any(_kd_terms(cfg)):
         yield (
             "a Marian teacher has a vocabulary of its own, but a kd term compares token by token; write "
             f"data.tokenizer.path={ADOPT}, which adopts it, or recipe=seq_kd, which needs no common vocabulary"
@@ -184,6 +190,47 @@ def _adopted_vocabulary(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]
         )
 
 
+def _teacher_cache(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    node, cache = cfg.teacher_cache, names.get("teacher_cache", cfg.teacher_cache.kind)
+    unread = {"none": ("dtype", "top_k", "temperatures"), "hidden": ("top_k", "temperatures"), "top_k": ()}
+    for key in unread[node.kind]:
+        if node[key] is not None:
+            yield (
+                f"teacher_cache.{key}={node[key]} has no effect: teacher_cache={cache} does not read it; leave it out, "
+                "or choose teacher_cache=top_k"
+            )
+    if node.kind == "none":
+        return
+    for name, term in _kd_terms(cfg):
+        wanted = targets.signature(term.term._target_)
+        if any(parameter.name == "stack" for parameter in wanted.parameters):
+            yield (
+                f"objective.terms.{name} compares hidden states of layers, which teacher_cache={cache} does not keep; "
+                f"choose teacher_cache=none, or take the term out: objective.terms.{name}.weight=0"
+            )
+        elif wanted.flags.get("counts_padding"):
+            yield (
+                f"objective.terms.{name} looks at padding, where teacher_cache={cache} has nothing; "
+                "choose teacher_cache=none"
+            )
+        elif node.kind == "top_k" and node.temperatures is not None:
+            temperature = term.term.get("temperature", wanted.flags.get("temperature", 1.0))
+            if temperature not in node.temperatures:
+                known = ", ".join(f"{known:g}" for known in node.temperatures)
+                yield (
+                    f"objective.terms.{name} is at temperature {temperature:g}, but teacher_cache={cache} knows the "
+                    f"mass of the other tokens at {known} alone; add it to teacher_cache.temperatures, or choose "
+                    "teacher_cache=hidden, exact at every temperature"
+                )
+    if node.kind == "top_k" and None in (node.top_k, node.temperatures):
+        yield "teacher_cache.kind=top_k needs teacher_cache.top_k and .temperatures; choose teacher_cache=top_k"
+    elif node.kind == "top_k" and node.top_k >= cfg.vocab_size:
+        yield (
+            f"teacher_cache.top_k={node.top_k} of a vocabulary of {cfg.vocab_size}, one of which is padding and no "
+            f"token; write less than {cfg.vocab_size}, e.g. 8, or choose teacher_cache=hidden"
+        )
+
+
 def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     if not any(term.weight > 0 for term in cfg.objective.terms.values()):
         yield "no term of the objective has a weight > 0, so there is nothing to train on; set e.g. weight_nll=1"
@@ -200,7 +247,8 @@ def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 
 
 def _until(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
-    steps = [*cfg.recipe.steps, *(BASELINE_STEPS if _has_baseline(cfg) else ()), "report"]
+    cached = ("cache_teacher",) if cfg.teacher_cache.kind != "none" and any(_kd_terms(cfg)) else ()
+    steps = [*cfg.recipe.steps, *cached, *(BASELINE_STEPS if _has_baseline(cfg) else ()), "report"]
     if cfg.until is not None and cfg.until not in steps:
         recipe = names.get("recipe", cfg.recipe._target_)
         nearest = did_you_mean(cfg.until, steps) or f"; choose one of {', '.join(steps)}"
@@ -306,8 +354,9 @@ def _has_baseline(cfg: DictConfig) -> bool:
     return bool(cfg.baseline) and "teacher" in cfg.recipe.steps  # without a teacher the student is its own baseline
 
 
-def _has_kd(cfg: DictConfig) -> bool:
-    return any(_needs_teacher(term) for term in cfg.objective.terms.values() if term.weight > 0)
+def _kd_terms(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """The terms with a weight that compare with a teacher."""
+    return ((str(n), term) for n, term in cfg.objective.terms.items() if term.weight > 0 and _needs_teacher(term))
 
 
 def _needs_teacher(term: DictConfig) -> bool:
@@ -320,7 +369,8 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("teacher", "objective", "data"), _teacher_marian),
     (("teacher", "recipe", "data"), _adopted_vocabulary),
     (("recipe", "objective", "objective@baseline_objective"), _terms),
-    (("recipe",), _until),
+    (("teacher_cache", "objective"), _teacher_cache),
+    (("recipe", "teacher_cache", "objective"), _until),
     (("student", "teacher", "data"), _models),
     (("init", "recipe", "student", "teacher"), _init),
     (("data", "evaluate"), _tests),
