@@ -196,6 +196,9 @@ def test_top_k_keeps_the_likeliest_and_says_how_much_they_cover(made, tmp_path):
     best_NK = log_probs_NV.topk(4).values
     torch.testing.assert_close(log_probs_NV.gather(1, kept.ids_NK), best_NK, atol=1e-4, rtol=0)
     torch.testing.assert_close(kept.log_probs_NK, best_NK, atol=0, rtol=2**-8)
+    others_NV = log_probs_NV.scatter(1, kept.ids_NK, float("-inf"))
+    tails_NI = torch.stack([others_NV.logsumexp(-1), (others_NV / 2).logsumexp(-1)], dim=1)
+    torch.testing.assert_close(kept.log_tails_NI, tails_NI, atol=1e-3, rtol=2**-8)
     assert summary["bytes_per_position"] == 4 * (2 + 2) + 2 * 2  # ids of 16 bits, log-probabilities and tails of bf16
     assert summary["covered_mass"] == pytest.approx(float(best_NK.exp().sum(-1).mean()), abs=0.03)
     assert 0.1 < summary["covered_mass"] < 1
