@@ -203,7 +203,7 @@ def _teacher_cache(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         return
     for name, term in _kd_terms(cfg):
         wanted = targets.signature(term.term._target_)
-        if any(parameter.name == "stack" for parameter in wanted.parameters):
+        if wanted.takes("stack"):
             yield (
                 f"objective.terms.{name} compares hidden states of layers, which teacher_cache={cache} does not keep; "
                 f"choose teacher_cache=none, or take the term out: objective.terms.{name}.weight=0"
@@ -215,7 +215,7 @@ def _teacher_cache(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             )
         elif node.kind == "top_k" and node.temperatures is not None:
             temperature = term.term.get("temperature", wanted.flags.get("temperature", 1.0))
-            if temperature not in node.temperatures:
+            if temperature not in (1, *node.temperatures):
                 known = ", ".join(f"{known:g}" for known in node.temperatures)
                 yield (
                     f"objective.terms.{name} is at temperature {temperature:g}, but teacher_cache={cache} knows the "
@@ -224,7 +224,7 @@ def _teacher_cache(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
                 )
     if node.kind == "top_k" and None in (node.top_k, node.temperatures):
         yield "teacher_cache.kind=top_k needs teacher_cache.top_k and .temperatures; choose teacher_cache=top_k"
-    elif node.kind == "top_k" and node.top_k >= cfg.vocab_size:
+    elif node.kind == "top_k" and cfg.data.tokenizer.path != ADOPT and node.top_k >= cfg.vocab_size:
         yield (
             f"teacher_cache.top_k={node.top_k} of a vocabulary of {cfg.vocab_size}, one of which is padding and no "
             f"token; write less than {cfg.vocab_size}, e.g. 8, or choose teacher_cache=hidden"
@@ -369,7 +369,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("teacher", "objective", "data"), _teacher_marian),
     (("teacher", "recipe", "data"), _adopted_vocabulary),
     (("recipe", "objective", "objective@baseline_objective"), _terms),
-    (("teacher_cache", "objective"), _teacher_cache),
+    (("teacher_cache", "objective", "data"), _teacher_cache),
     (("recipe", "teacher_cache", "objective"), _until),
     (("student", "teacher", "data"), _models),
     (("init", "recipe", "student", "teacher"), _init),

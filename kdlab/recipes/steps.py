@@ -161,7 +161,8 @@ def teacher_cache(settings: Settings, *, labels: bool = False) -> list[Step]:
     inputs = {"corpus": "corpus", "teacher": "teacher"}
     if labels and uses_labels(objective):
         inputs["labels"] = "pseudo_label"
-    precision = settings["trainer"]["precision"]
+    precision = settings["trainer"]["teacher_precision"] or settings["trainer"]["precision"]
+    temperatures = node["temperatures"] and sorted({1.0, *node["temperatures"]})  # validation measures at 1
     return [
         Step(
             name="cache_teacher",
@@ -169,16 +170,14 @@ def teacher_cache(settings: Settings, *, labels: bool = False) -> list[Step]:
             version=cache_teacher.VERSION,
             params={
                 "kind": node["kind"],
-                "dtype": node["dtype"] or precision,
+                "dtype": node["dtype"] or ("fp32" if precision == "fp32" else "bf16"),
                 "precision": precision,
                 "top_k": node["top_k"],
-                "temperatures": node["temperatures"] and sorted(node["temperatures"]),
+                "temperatures": temperatures,
             },
             inputs=inputs,
             run=cache_teacher.run,
-            local={
-                name: settings["trainer"][name] for name in ("device", "threads", "microbatch_tokens", "chunk_size")
-            },
+            local={name: settings["trainer"][name] for name in CACHE_LOCAL},
         )
     ]
 

@@ -34,8 +34,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     """Runs a teacher over a corpus and keeps what a student's token terms need.
 
     inputs: corpus, teacher (a model folder), labels if there are pseudo-labels. params: kind (hidden, top_k), dtype (of
-    the numbers kept: fp32, bf16), precision (the teacher's own), top_k and temperatures (None for hidden). local:
-    device, threads, microbatch_tokens, chunk_size.
+    the numbers kept: fp32, bf16), precision (the teacher's own: fp32, bf16, int8), top_k and temperatures (None for
+    hidden). local: device, threads, microbatch_tokens, chunk_size.
     Writes what teachers/cached.py reads.
     Raises: UserError where the disk has no room, or the teacher does not speak the corpus's vocabulary.
     """

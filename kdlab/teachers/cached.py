@@ -31,7 +31,7 @@ class CachedTeacher:
         self._columns = {name: Column(**column) for name, column in card["columns"].items()}
         self._temperatures = tuple(float(temperature) for temperature in card["temperatures"] or ())
         self._parts = {part: _Part(folder, part, self._columns) for part in card["parts"]}
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         bias_V = None if head.bias_V is None else head.bias_V.detach().to(device)
         self._head = Head(head.weight_VD.detach().to(device, self.dtype), bias_V, head.pad_id)
 
