@@ -67,13 +67,19 @@ def without_effect(cfg: DictConfig, dials: Collection[str], choices: dict[str, s
                 f"{dial}={cfg[dial]} has no effect: recipe={recipe} has no pseudo-labels to mix with; leave it out, "
                 "or choose e.g. recipe=hybrid"
             )
+    if cfg.teacher_cache.kind != "none" and not any(teacher_checks.kd_terms(cfg)):
+        cache = choices.get("teacher_cache", cfg.teacher_cache.kind)
+        found.append(
+            f"teacher_cache={cache} has no effect: no term of objective={objective} that has a weight compares with a "
+            "teacher; leave it out, or choose e.g. objective=hybrid"
+        )
     return found
 
 
 def _teacher(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     source, recipe = cfg.teacher.source, names.get("recipe", cfg.recipe._target_)
     objective = names.get("objective", "this one")
-    kd = [name for name, term in cfg.objective.terms.items() if term.weight > 0 and teacher_checks.needs_teacher(term)]
+    kd = any(teacher_checks.kd_terms(cfg))
     pseudo = [name for name, term in cfg.objective.terms.items() if term.weight > 0 and term.on == "pseudo"]
     on_labels = any(term.weight > 0 and term.on != "gold" for term in cfg.objective.terms.values())
     makes_labels = "pseudo_label" in cfg.recipe.steps
@@ -115,7 +121,8 @@ def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 
 
 def _until(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
-    steps = [*cfg.recipe.steps, *(BASELINE_STEPS if _has_baseline(cfg) else ()), "report"]
+    cached = ("cache_teacher",) if cfg.teacher_cache.kind != "none" and any(teacher_checks.kd_terms(cfg)) else ()
+    steps = [*cfg.recipe.steps, *cached, *(BASELINE_STEPS if _has_baseline(cfg) else ()), "report"]
     if cfg.until is not None and cfg.until not in steps:
         recipe = names.get("recipe", cfg.recipe._target_)
         nearest = did_you_mean(cfg.until, steps) or f"; choose one of {', '.join(steps)}"
@@ -191,6 +198,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("teacher", "objective", "data"), teacher_checks.marian),
     (("teacher", "recipe", "data"), teacher_checks.adopted_vocabulary),
     (("recipe", "objective", "objective@baseline_objective"), _terms),
+    (("teacher_cache", "objective", "data"), teacher_checks.cache),
     (("objective", "objective@baseline_objective"), term_checks.one_term),
     (("objective", "student", "teacher"), term_checks.hidden_states),
     (("recipe",), _until),

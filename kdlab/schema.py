@@ -81,6 +81,19 @@ class Teacher:
 
 
 @dataclass
+class TeacherCache:
+    """What is kept of the teacher's answers, so that it is asked once."""
+
+    kind: str = one_of("none", "hidden", "top_k")
+    dtype: str | None = one_of("fp32", "bf16")
+    top_k: int | None = at_least(1)
+    temperatures: list[float] | None = within(
+        "a list of different numbers > 0",
+        lambda v: bool(v) and len(set(v)) == len(v) and all(0 < t < math.inf for t in v),
+    )
+
+
+@dataclass
 class Cleaning:
     """Which training pairs are dropped."""
 
@@ -209,6 +222,7 @@ class Config:
     recipe: Recipe = MISSING
     strategy: Any = MISSING
     teacher: Teacher = MISSING
+    teacher_cache: TeacherCache = MISSING
     student: Any = MISSING
     init: Any = MISSING
     data: Data = MISSING

@@ -41,7 +41,7 @@ def folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         yield f"teacher.path={cfg.teacher.path} is a Hugging Face model and no kdlab one; choose teacher=marian"
         return
     theirs = (architecture(cfg) or {}).get("tgt_vocab_size")
-    if has_kd(cfg) and theirs is not None and theirs != cfg.vocab_size and cfg.data.tokenizer.path is None:
+    if any(kd_terms(cfg)) and theirs is not None and theirs != cfg.vocab_size and cfg.data.tokenizer.path is None:
         yield (
             f"the teacher in {cfg.teacher.path} has a vocabulary of {theirs}, the student {cfg.vocab_size}, "
             f"but a kd term compares token by token; write data.tokenizer.path={ADOPT}, which adopts the teacher's, or "
@@ -74,7 +74,7 @@ def marian(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             f"{revision}: what a name or a branch stands for changes, and results are known by their inputs; write the "
             "40 hex digits that the hub shows under 'Files and versions'"
         )
-    if cfg.data.tokenizer.path is None and has_kd(cfg):
+    if cfg.data.tokenizer.path is None and any(kd_terms(cfg)):
         yield (
             "a Marian teacher has a vocabulary of its own, but a kd term compares token by token; write "
             f"data.tokenizer.path={ADOPT}, which adopts it, or recipe=seq_kd, which needs no common vocabulary"
@@ -93,6 +93,47 @@ def adopted_vocabulary(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         yield (
             f"data.tokenizer.path={ADOPT} takes the teacher's vocabulary, but one trained here takes the corpus's;"
             " leave it out, or choose teacher=folder or teacher=marian"
+        )
+
+
+def cache(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    node, chosen = cfg.teacher_cache, names.get("teacher_cache", cfg.teacher_cache.kind)
+    unread = {"none": ("dtype", "top_k", "temperatures"), "hidden": ("top_k", "temperatures"), "top_k": ()}
+    for key in unread[node.kind]:
+        if node[key] is not None:
+            yield (
+                f"teacher_cache.{key}={node[key]} has no effect: teacher_cache={chosen} does not read it; leave it "
+                "out, or choose teacher_cache=top_k"
+            )
+    if node.kind == "none":
+        return
+    for name, term in kd_terms(cfg):
+        wanted = targets.signature(term.term._target_)
+        if wanted.takes("stack"):
+            yield (
+                f"objective.terms.{name} compares hidden states of layers, which teacher_cache={chosen} does not keep; "
+                f"choose teacher_cache=none, or take the term out: objective.terms.{name}.weight=0"
+            )
+        elif wanted.flags.get("counts_padding"):
+            yield (
+                f"objective.terms.{name} looks at padding, where teacher_cache={chosen} has nothing; "
+                "choose teacher_cache=none"
+            )
+        elif node.kind == "top_k" and node.temperatures is not None:
+            temperature = term.term.get("temperature", wanted.flags.get("temperature", 1.0))
+            if temperature not in (1, *node.temperatures):
+                known = ", ".join(f"{known:g}" for known in node.temperatures)
+                yield (
+                    f"objective.terms.{name} is at temperature {temperature:g}, but teacher_cache={chosen} knows the "
+                    f"mass of the other tokens at {known} alone; add it to teacher_cache.temperatures, or choose "
+                    "teacher_cache=hidden, exact at every temperature"
+                )
+    if node.kind == "top_k" and None in (node.top_k, node.temperatures):
+        yield "teacher_cache.kind=top_k needs teacher_cache.top_k and .temperatures; choose teacher_cache=top_k"
+    elif node.kind == "top_k" and cfg.data.tokenizer.path != ADOPT and node.top_k >= cfg.vocab_size:
+        yield (
+            f"teacher_cache.top_k={node.top_k} of a vocabulary of {cfg.vocab_size}, one of which is padding and no "
+            f"token; write less than {cfg.vocab_size}, e.g. 8, or choose teacher_cache=hidden"
         )
 
 
@@ -147,9 +188,9 @@ def _named(plain: Any) -> dict[str, Any]:
     return {str(name): value for name, value in plain.items()}
 
 
-def has_kd(cfg: DictConfig) -> bool:
-    """Whether a term with weight compares with a teacher."""
-    return any(needs_teacher(term) for term in cfg.objective.terms.values() if term.weight > 0)
+def kd_terms(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """The terms with a weight that compare with a teacher."""
+    return ((str(n), term) for n, term in cfg.objective.terms.items() if term.weight > 0 and needs_teacher(term))
 
 
 def needs_teacher(term: DictConfig) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 from kdlab.errors import UserError
 
 Origin = Literal["gold", "pseudo", "all"]
+Split = Literal["train", "valid"]  # whose rows a batch holds: row ids of the two may collide
 Unit = Literal["tgt_token", "src_token", "sentence", "position"]  # position: padding too (objectives/ancestor.py)
 
 EOS_ID = 0  # ends every source and every tgt_out
@@ -83,6 +84,25 @@ class Head:
     weight_VD: Float[Tensor, "V D"]
     bias_V: Float[Tensor, "V"] | None
     pad_id: int
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one model hands to the token terms: the inputs of its head at real positions, and the head.
+
+    dtype: of the product of the two; None: autocast's where that is on, else that of the hidden states.
+    """
+
+    hidden_ND: Float[Tensor, "N D"]
+    head: Head
+    dtype: torch.dtype | None = None
+
+    def product_dtype(self) -> torch.dtype:
+        """The type in which hidden states and head meet."""
+        if self.dtype is not None:
+            return self.dtype
+        device = self.hidden_ND.device.type
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.hidden_ND.dtype
 
 
 @dataclass(frozen=True)

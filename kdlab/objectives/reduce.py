@@ -17,26 +17,7 @@ from torch import Tensor
 
 from kdlab.objectives.distributions import Softened
 from kdlab.objectives.objective import AnalyticTerm, BiasedTerm, TokenTerm, WeightedTerm
-from kdlab.types import Head, Targets, TopK
-
-
-@dataclass(frozen=True)
-class Side:
-    """What one model hands to the token terms: the inputs of its head at real positions, and the head.
-
-    dtype: of the product of the two; None: autocast's where that is on, else that of the hidden states.
-    """
-
-    hidden_ND: Float[Tensor, "N D"]
-    head: Head
-    dtype: torch.dtype | None = None
-
-    def product_dtype(self) -> torch.dtype:
-        """The type in which hidden states and head meet."""
-        if self.dtype is not None:
-            return self.dtype
-        device = self.hidden_ND.device.type
-        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.hidden_ND.dtype
+from kdlab.types import Head, Side, Targets, TopK
 
 
 class Chunk(NamedTuple):

@@ -14,6 +14,7 @@ def plan(cfg: DictConfig) -> list[Step]:
     return [
         *steps.corpus_and_teacher(settings),
         *steps.pseudo_labels(settings),
+        *steps.teacher_cache(settings, labels=True),
         steps.student(settings, labels=True),
         steps.evaluate(settings),
         *steps.baseline(settings),

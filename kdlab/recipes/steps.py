@@ -13,10 +13,19 @@ from omegaconf import DictConfig, OmegaConf
 from kdlab import files, targets
 from kdlab.artifacts.stage import Step
 from kdlab.errors import UserError
-from kdlab.stages import convert_model, evaluate_model, fetch_model, prepare_corpus, pseudo_label, train_model
+from kdlab.stages import (
+    cache_teacher,
+    convert_model,
+    evaluate_model,
+    fetch_model,
+    prepare_corpus,
+    pseudo_label,
+    train_model,
+)
 
 TRAINER_HASHED = ("precision", "tokens_per_step", "val_every", "select", "average", "patience")
 TRAINER_LOCAL = ("device", "threads", "microbatch_tokens", "chunk_size", "checkpoint_every", "log_every")
+CACHE_LOCAL = ("device", "threads", "microbatch_tokens", "chunk_size")
 OBJECTIVE = "kdlab.objectives.objective.Objective"
 TERM = "kdlab.objectives.objective.WeightedTerm"
 NLL = "kdlab.objectives.nll.Nll"
@@ -143,6 +152,36 @@ def pseudo_labels(settings: Settings) -> list[Step]:
     ]
 
 
+def teacher_cache(settings: Settings, *, labels: bool = False) -> list[Step]:
+    """What the teacher says at every target, once for all temperatures, objectives and students; nothing without a kd
+    term, or with teacher_cache=none. `labels` as for `student`."""
+    node, objective = settings["teacher_cache"], _active(settings["objective"])
+    if not uses_cache(settings, objective):
+        return []
+    inputs = {"corpus": "corpus", "teacher": "teacher"}
+    if labels and uses_labels(objective):
+        inputs["labels"] = "pseudo_label"
+    precision = settings["trainer"]["teacher_precision"] or settings["trainer"]["precision"]
+    temperatures = node["temperatures"] and sorted({1.0, *node["temperatures"]})  # validation measures at 1
+    return [
+        Step(
+            name="cache_teacher",
+            stage="cache_teacher",
+            version=cache_teacher.VERSION,
+            params={
+                "kind": node["kind"],
+                "dtype": node["dtype"] or ("fp32" if precision == "fp32" else "bf16"),
+                "precision": precision,
+                "top_k": node["top_k"],
+                "temperatures": temperatures,
+            },
+            inputs=inputs,
+            run=cache_teacher.run,
+            local={name: settings["trainer"][name] for name in CACHE_LOCAL},
+        )
+    ]
+
+
 def student(settings: Settings, *, name: str = "student", objective: str = "objective", labels: bool = False) -> Step:
     """A student under `settings[objective]`; the teacher is an input if a term or `init` needs it.
 
@@ -161,6 +200,9 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
     teacher_precision = settings["trainer"]["teacher_precision"] if compares else None
     if labels:
         inputs["labels"] = "pseudo_label"
+    cached = uses_cache(settings, node)
+    if cached:
+        inputs["cache"] = "cache_teacher"
     return Step(
         name=name,
         stage="train_model",
@@ -175,6 +217,7 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
             "seed": settings["seed"],
             **({"mix": settings["mix"], "mix_by": settings["mix_by"]} if labels else {}),
             **({"teacher_precision": teacher_precision} if teacher_precision else {}),
+            **({"teacher_cache": settings["teacher_cache"]["kind"]} if cached else {}),
         },
         inputs=inputs,
         run=train_model.run,
@@ -211,6 +254,12 @@ def evaluate(settings: Settings, name: str = "evaluate", *, model: str = "studen
 def uses_labels(objective: dict[str, Any]) -> bool:
     """Whether a term with weight looks at pseudo-label rows."""
     return any(term["on"] in ("pseudo", "all") for term in _active(objective)["terms"].values())
+
+
+def uses_cache(settings: Settings, objective: dict[str, Any]) -> bool:
+    """Whether a term with weight compares with a teacher whose answers are kept."""
+    compares = any(needs_teacher(term) for term in _active(objective)["terms"].values())
+    return compares and settings["teacher_cache"]["kind"] != "none"
 
 
 def needs_teacher(term: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ def plan(cfg: DictConfig) -> list[Step]:
     settings = steps.resolve(cfg)
     return [
         *steps.corpus_and_teacher(settings),
+        *steps.teacher_cache(settings),
         steps.student(settings),
         steps.evaluate(settings),
         *steps.baseline(settings),

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from kdlab.data.labels import PseudoLabels
     from kdlab.data.prepared import PreparedCorpus
     from kdlab.models.transformer import Transformer
+    from kdlab.objectives.objective import Objective
+    from kdlab.teachers.cached import CachedTeacher
     from kdlab.teachers.frozen import FrozenTeacher
     from kdlab.training.callbacks import Validation
 
@@ -28,9 +30,9 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
 
     Args:
         inputs: corpus; teacher (a model folder) if the objective compares with one or `init` starts from it; labels if
-            the objective uses pseudo-labels.
+            the objective uses pseudo-labels; cache if the teacher was asked before.
         params: model, init, objective, optim, trainer, max_steps, seed; mix and mix_by with labels; teacher_precision
-            where it is not the student's.
+            where it is not the student's; teacher_cache (its kind) with a cache.
         local: device, threads, microbatch_tokens, chunk_size, checkpoint_every, log_every, strategy, loggers, name.
     """
     import torch
@@ -61,9 +63,12 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     objective = instantiate(params["objective"], _convert_="all")  # plain dicts of dataclasses
     labels = PseudoLabels.open(inputs["labels"], corpus.train) if "labels" in inputs else None
     _fits_positions(student, corpus, labels, "the student")
-    teacher, teacher_precision = None, params.get("teacher_precision", trainer["precision"])
-    if objective.needs_teacher:
-        teacher = _teacher(inputs["teacher"], corpus, labels, device, teacher_precision)
+    teacher_precision = params.get("teacher_precision", trainer["precision"])
+    teacher: FrozenTeacher | CachedTeacher | None = None
+    if objective.needs_teacher and "cache" in inputs:
+        teacher = _cached_teacher(inputs, corpus, labels, objective, device, teacher_precision)
+    elif objective.needs_teacher:
+        teacher = frozen_teacher(inputs["teacher"], corpus, labels, device, teacher_precision)
     module = StudentModule(
         student,
         objective,
@@ -176,7 +181,7 @@ def _start(
     return report
 
 
-def _teacher(
+def frozen_teacher(
     folder: Path, corpus: PreparedCorpus, labels: PseudoLabels | None, device: str, precision: str
 ) -> FrozenTeacher:
     """A frozen teacher, refused unless it speaks the corpus's vocabulary: word-level KD compares token by token."""
@@ -195,6 +200,35 @@ def _sized(model: dict[str, Any], corpus: PreparedCorpus) -> dict[str, Any]:
     """An architecture; the sizes that it leaves open, because it adopts a vocabulary, are those of the tokenizer."""
     sizes = {"src_vocab_size": corpus.tokenizer.src_vocab_size, "tgt_vocab_size": corpus.tokenizer.tgt_vocab_size}
     return {**model, **{name: size for name, size in sizes.items() if name in model and model[name] is None}}
+
+
+def _cached_teacher(
+    inputs: dict[str, Path],
+    corpus: PreparedCorpus,
+    labels: PseudoLabels | None,
+    objective: Objective,
+    device: str,
+    precision: str,
+) -> CachedTeacher:
+    """What the teacher said when it was asked, refused unless all is as it was then; only its head is needed."""
+    from kdlab.data.identity import identities
+    from kdlab.models.folder import WEIGHTS, load_model
+    from kdlab.teachers.cached import CachedTeacher
+
+    if objective.hidden_terms or objective.counts_padding:
+        raise UserError(
+            "a teacher cache holds what the teacher's head sees at real positions, but the objective compares other "
+            "layers or padding too, which are not there; choose teacher_cache=none"
+        )
+    return CachedTeacher.open(
+        inputs["cache"],
+        teacher=files.sha256_file(inputs["teacher"] / WEIGHTS),
+        tokenizer=corpus.tokenizer.fingerprint,
+        rows=identities(corpus, labels),
+        head=load_model(inputs["teacher"]).head(),
+        device=device,
+        precision=precision,
+    )
 
 
 def _fits_vocabulary(student: Transformer, corpus: PreparedCorpus) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from kdlab.errors import UserError
 from kdlab.models.transformer import Transformer
 from kdlab.teachers.int8 import to_int8
-from kdlab.types import Batch, Head, ModelOutput
+from kdlab.types import Batch, Head, ModelOutput, Side, Split
 
 
 class FrozenTeacher:
@@ -60,3 +60,12 @@ class FrozenTeacher:
     def head(self) -> Iterator[Head]:
         """The projection to the vocabulary, valid inside the context (a sharded teacher gathers it here)."""
         yield self._model.head()
+
+    @contextmanager
+    def guide(
+        self, batch: Batch, *, split: Split = "train", padded: bool = False
+    ) -> Iterator[tuple[Side, ModelOutput]]:
+        """What token terms and hidden terms compare with, valid inside the context; a model needs no `split`."""
+        seen = self(batch, padded=padded)
+        with self.head() as head:
+            yield Side(seen.decoder_ND, head, self.dtype), seen

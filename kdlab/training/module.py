@@ -16,10 +16,11 @@ from kdlab.objectives import diagnostics
 from kdlab.objectives.hidden import projections, reduce_hidden
 from kdlab.objectives.nll import Nll
 from kdlab.objectives.objective import Objective, WeightedTerm
-from kdlab.objectives.reduce import Reduced, Side, reduce
+from kdlab.objectives.reduce import Reduced, reduce
+from kdlab.teachers.cached import CachedTeacher
 from kdlab.teachers.frozen import FrozenTeacher
 from kdlab.training.optim import Optim
-from kdlab.types import Batch
+from kdlab.types import Batch, Side, Split
 
 
 class StudentModule(lightning.LightningModule):
@@ -34,7 +35,7 @@ class StudentModule(lightning.LightningModule):
         self,
         student: Transformer,
         objective: Objective,
-        teacher: FrozenTeacher | None,
+        teacher: FrozenTeacher | CachedTeacher | None,
         optim: Optim,
         *,
         max_steps: int,
@@ -46,7 +47,7 @@ class StudentModule(lightning.LightningModule):
         self.objective = objective
         self._teacher = teacher  # a plain object: never a submodule (see FrozenTeacher)
         self.projections = nn.ModuleDict()  # of hidden terms: trained and saved with the student, no part of it
-        if teacher is not None and objective.hidden_terms:
+        if isinstance(teacher, FrozenTeacher) and objective.hidden_terms:
             ours, theirs = student.config, teacher.config
             layers = {
                 "encoder": (ours.num_encoder_layers, theirs.num_encoder_layers),
@@ -115,7 +116,7 @@ class StudentModule(lightning.LightningModule):
                 microbatch = batch.to(self.device)
                 if not gradients:
                     gradients = self._gradients(microbatch, own)
-                for name, value in self._forward(microbatch, dict.fromkeys(terms, 1.0), terms).sums.items():
+                for name, value in self._forward(microbatch, dict.fromkeys(terms, 1.0), terms, "valid").sums.items():
                     sums[name] += float(value)
                     units[name] += microbatch.num_units(terms[name].on, terms[name].per)
         self.student.train()
@@ -130,13 +131,15 @@ class StudentModule(lightning.LightningModule):
         found = {}
         for name, term in terms.items():
             scale = self.objective.weight(term) / max(1, batch.num_units(self.objective.divides(term), term.per))
-            loss = self._forward(batch, {name: scale}, {name: term}).loss
+            loss = self._forward(batch, {name: scale}, {name: term}, "valid").loss
             found[name] = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         norms = {f"grad_norm/{name}": diagnostics.norm(gradient) for name, gradient in found.items()}
         pairs = combinations(found, 2)
         return norms | {f"grad_cosine/{a}/{b}": diagnostics.cosine(found[a], found[b]) for a, b in pairs}
 
-    def _forward(self, batch: Batch, scales: dict[str, float], terms: dict[str, WeightedTerm]) -> Reduced:
+    def _forward(
+        self, batch: Batch, scales: dict[str, float], terms: dict[str, WeightedTerm], split: Split = "train"
+    ) -> Reduced:
         targets, padded = batch.targets, self.objective.counts_padding
         mask_RT = None if padded else targets.mask_RT
         out = self.student(batch.src_BS, batch.src_mask_BS, targets.tgt_in_RT, targets.source_R, mask_RT)
@@ -146,13 +149,11 @@ class StudentModule(lightning.LightningModule):
         settings: dict[str, Any] = {"chunk_size": self._chunk_size, "padded": padded}
         if self._teacher is None or not self.objective.needs_teacher:
             return reduce(tokens, scales, targets, student, None, **settings)
-        guide = self._teacher(batch, padded=padded)
-        with self._teacher.head() as head:
-            side = Side(guide.decoder_ND, head, self._teacher.dtype)
-            reduced = reduce(tokens, scales, targets, student, side, **settings)
-        if not hidden:
-            return reduced
-        more = reduce_hidden(hidden, scales, batch, out, guide, self.projections)
+        with self._teacher.guide(batch, split=split, padded=padded) as (guide, seen):
+            reduced = reduce(tokens, scales, targets, student, guide, **settings)
+            if not hidden:
+                return reduced
+            more = reduce_hidden(hidden, scales, batch, out, seen, self.projections)
         return Reduced(reduced.loss + more.loss, {**reduced.sums, **more.sums})
 
     def _means(self, sums: dict[str, Tensor], step: list[Batch]) -> dict[str, Tensor]:

@@ -144,6 +144,20 @@ def test_t23_a_student_and_its_baseline_start_from_their_teacher(home):
     assert not (folder(home, record, "teacher") / "init.json").exists()
 
 
+def test_a_student_of_a_cached_teacher_is_the_student_of_the_teacher(home):
+    dials = ["seed=7", "temperature=2", "baseline=false", "evaluate.metrics=[chrf]"]
+    online, _ = make(home, *dials)
+    expected = metrics(folder(home, online, "student"))
+    for cache, more in (("hidden", []), ("top_k", ["teacher_cache.top_k=199"])):  # all tokens of 200 but padding
+        record, manifests = make(home, *dials, f"teacher_cache={cache}", *more)
+        assert manifests["student"]["inputs"]["cache"] == record["steps"]["cache_teacher"]["key"]
+        found = metrics(folder(home, record, "student"))
+        for name in ("train/loss", "train/kd", "train/grad_norm", "valid/nll", "valid/kd"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-4), (cache, name)
+        said = manifests["cache_teacher"]["summary"]
+        assert said["bytes_per_position"] == (24 * 4 if cache == "hidden" else 199 * (2 + 4) + 5 * 4)
+
+
 def test_golden_numbers(home):
     """A change that moves them raises the VERSION of the stage and writes them anew: KDLAB_GOLDEN=write."""
     record, manifests = make(home, "seed=5")

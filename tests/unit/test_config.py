@@ -242,6 +242,21 @@ ONE_MISTAKE = [
     ("data.tests.more={_target_:kdlab.data.corpus.Toy,split:test,num_lines:3,seed:5}", "to add it write +data.tests"),
     ("nonsense", "cannot read 'nonsense'"),
     ("~optim", "'~optim' takes a group away"),
+    ("teacher_cache.dtype=bf16", "teacher_cache.dtype=bf16 has no effect: teacher_cache=none does not read it"),
+    ("teacher_cache=hidden teacher_cache.top_k=4", "teacher_cache.top_k=4 has no effect: teacher_cache=hidden"),
+    ("teacher_cache=hidden weight_kd=0", "teacher_cache=hidden has no effect: no term of objective=hybrid that has a"),
+    ("teacher_cache=hidden recipe=train_only objective=nll", "teacher_cache=hidden has no effect: no term"),
+    ("teacher_cache=top_k temperature=3", "terms.kd is at temperature 3, but teacher_cache=top_k knows the mass of"),
+    ("teacher_cache=top_k teacher_cache.top_k=0", "teacher_cache.top_k must be >= 1, got 0"),
+    ("teacher_cache=top_k teacher_cache.top_k=1200", "top_k=1200 of a vocabulary of 1200, one of which is padding"),
+    ("teacher_cache=top_k teacher_cache.temperatures=[1,0]", "must be a list of different numbers > 0, got [1, 0]"),
+    ("teacher_cache=top_k teacher_cache.temperatures=null", "needs teacher_cache.top_k and .temperatures"),
+    (
+        "teacher_cache=hidden +objective.terms.cos={weight:1,on:gold,per:tgt_token,"
+        "term:{_target_:kdlab.objectives.hidden_cosine.HiddenCosine}}",
+        "objective.terms.cos compares hidden states of layers, which teacher_cache=hidden does not keep",
+    ),
+    ("until=cache_teacher", "until=cache_teacher is no step of recipe=hybrid"),
     ("hydra/launcher=nosuch", "hydra/launcher=nosuch does not exist; there are: basic"),
 ]
 

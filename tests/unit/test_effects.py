@@ -24,6 +24,7 @@ def idle_leaves(overrides):
 
 # Only what belongs to another choice: folders to read, a logger, a term.
 UNUSED = {"teacher.path", "data.root", "logger.wandb", "weight_cos"}
+UNUSED |= {f"teacher_cache.{name}" for name in ("dtype", "top_k", "temperatures")}
 
 
 def test_t10_every_leaf_of_the_toy_changes_the_plan():

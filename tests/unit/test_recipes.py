@@ -156,6 +156,31 @@ def test_what_changes_no_result_changes_no_key(override):
     assert changed(override) == set()
 
 
+def test_one_cache_serves_all_temperatures_objectives_and_students():
+    steps = plan("teacher_cache=hidden")
+    names = [step.name for step in steps]
+    before = ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "cache_teacher", "student", "evaluate"]
+    assert names == [*before, *ALONE]
+    inputs = {step.name: set(step.inputs) for step in steps}
+    assert inputs["cache_teacher"] == {"corpus", "teacher", "labels"} and inputs["baseline"] == {"corpus"}
+    assert inputs["student"] == {"corpus", "teacher", "labels", "cache"}
+    cached, online = keys("teacher_cache=hidden"), default_keys()
+    assert {name for name in online if online[name] != cached[name]} == STUDENT
+    same = ["temperature=2", "weight_kd=0.5", "mix=0.7", "mix_by=weights", "seed=9", "student=toy_2x2", "optim.lr=0.01"]
+    assert keys("teacher_cache=hidden", *same)["cache_teacher"] == cached["cache_teacher"]
+    local = ["trainer.microbatch_tokens=100", "trainer.chunk_size=10", "trainer.threads=2"]
+    assert keys("teacher_cache=hidden", *local) == cached
+    others = [
+        ["teacher.seed=2"], ["label_decode.beam_size=2"], ["trainer.precision=bf16"], ["teacher_cache.dtype=bf16"],
+        ["data.cleaning.max_tokens=50"], ["teacher_cache=top_k"], ["teacher_cache=top_k", "teacher_cache.top_k=9"],
+    ]  # fmt: skip
+    found = {keys("teacher_cache=hidden", *other)["cache_teacher"] for other in others}
+    assert len(found) == len(others) and cached["cache_teacher"] not in found
+    assert keys("teacher_cache=hidden", "teacher_cache.dtype=fp32") == cached  # null: that of trainer.precision
+    word_kd = plan("recipe=word_kd", "objective=word_kd", "teacher_cache=top_k", "baseline=false")
+    assert [step.name for step in word_kd][3:] == ["cache_teacher", "student", "evaluate"]
+
+
 def write_corpus(folder):
     folder.mkdir()
     for part in ("train", "valid", "test"):
