@@ -23,6 +23,7 @@ ADOPT = "teacher"  # of data.tokenizer.path: corpus and student take the teacher
 
 
 def folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """Problems of teacher=folder: its path, its kind, its vocabulary."""
     if cfg.teacher.source != "folder":
         if cfg.teacher.path is not None and cfg.teacher.source not in BROUGHT:
             yield f"teacher.path={cfg.teacher.path} has no effect: only teacher=folder reads it; choose teacher=folder"
@@ -50,6 +51,7 @@ def folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 
 
 def marian(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """Problems of teacher=marian: its path or name and commit, its vocabulary."""
     path, revision = cfg.teacher.path, cfg.teacher.get("revision")
     is_folder = path is not None and Path(path).is_dir()
     if revision is not None and (cfg.teacher.source != "marian" or is_folder):
@@ -82,6 +84,7 @@ def marian(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 
 
 def adopted_vocabulary(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """Problems of data.tokenizer.path=teacher: there must be a teacher that brings a vocabulary."""
     if cfg.data.tokenizer.path != ADOPT:
         return
     if "teacher" not in cfg.recipe.steps:
@@ -138,6 +141,7 @@ def cache(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 
 
 def init(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """Problems of an init that starts from the teacher."""
     target = str(cfg.init._target_)
     if not targets.signature(target).takes("teacher"):
         return
