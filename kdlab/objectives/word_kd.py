@@ -66,10 +66,10 @@ class WordKD:
         p_NV, log_total_p_N = teacher.at(self.temperature)
         d_logits_NV.add_(q_NV, alpha=size).sub_(p_NV, alpha=size)
         if self.form == "cross_entropy":
-            nats_N = log_total_q_N - torch.linalg.vecdot(p_NV, student.logits_NV) / self.temperature
+            nats_N = log_total_q_N - (p_NV * student.logits_NV).sum(-1) / self.temperature
         else:
             difference_NV = teacher.logits_NV - student.logits_NV
-            mean_N = torch.linalg.vecdot(p_NV, difference_NV) / self.temperature
+            mean_N = difference_NV.mul_(p_NV).sum(-1) / self.temperature
             nats_N = mean_N + (log_total_q_N - log_total_p_N)
         return nats_N * self._factor
 
