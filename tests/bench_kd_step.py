@@ -47,6 +47,8 @@ CONTESTS = (
     Contest("KD slim fp32", Entry("kdlab", "kd"), KD, 1.35, 1.55, 0.78),
     Contest("KD slim fp32, teacher bf16", Entry("kdlab", "kd", teacher_precision="bf16"), KD, 1.8, 2.1),
     Contest("KD slim bf16", Entry("kdlab", "kd", **BF16), KD, 2.3, 3.0, 0.67),
+    Contest("KD slim bf16, top-k cache", Entry("kdlab", "kd", cache="top_k", **BF16), KD, 5.0, 6.0),
+    Contest("KD slim bf16, hidden cache", Entry("kdlab", "kd", cache="hidden", **BF16), KD, 4.3, 5.0),
     Contest("KD wide fp32", Entry("kdlab", "kd", shape="wide_1x1", steps=2), WIDE, 1.15, 1.3),
     Contest("KD wide bf16", Entry("kdlab", "kd", shape="wide_1x1", **BF16), WIDE, 2.3, 2.8),
 )

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kdlab import runtime
+from kdlab import runtime, schema
 from kdlab.objectives.nll import Nll
 from kdlab.objectives.objective import WeightedTerm
 from kdlab.objectives.reduce import Side, reduce
@@ -25,7 +26,7 @@ from kdlab.objectives.word_kd import WordKD
 from kdlab.types import Head, Targets
 
 V, D, D_TEACHER, T = 32_000, 256, 512, 32
-CHUNK_SIZE = 1024  # as in conf/trainer/cpu.yaml
+CHUNK_SIZE = OmegaConf.load(schema.config_dir() / "trainer/cpu.yaml").chunk_size
 AT_MOST, WITHIN = 1 / 8, 0.05
 COPIES = {f"aten::{name}" for name in ("index", "index_select", "clone", "_to_copy")}
 
@@ -33,13 +34,13 @@ COPIES = {f"aten::{name}" for name in ("index", "index_select", "clone", "_to_co
 class LiveBytes(TorchDispatchMode):
     """Counts the storages that are made inside it; `peak` is the most that lived at once.
 
-    Left out: copies of hidden states, and whatever has shape and type of a parameter: its gradient.
+    Left out: copies of hidden states, and whatever has shape and type of a parameter or of hidden states: its gradient.
     """
 
     def __init__(self, parameters: list[Tensor], hidden: list[Tensor]):
         super().__init__()
         self.live = self.peak = 0
-        self._gradients = {(p.shape, p.dtype) for p in parameters}
+        self._gradients = {(x.shape, x.dtype) for x in (*parameters, *hidden)}
         self._hidden = {h.untyped_storage()._cdata for h in hidden}
         self._kept = list(hidden)  # an address means something only while its storage lives
 
@@ -65,12 +66,12 @@ class LiveBytes(TorchDispatchMode):
 
 
 def model(num_tokens: int, width: int, vocab_size: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states of full rows (R, T, D), weight and bias of the head, all to be given gradients."""
+    """Hidden states (N, D), weight and bias of the head, all to be given gradients."""
     torch.manual_seed(width)
-    hidden_RTD = torch.randn(num_tokens // T, T, width, device=device)
+    hidden_ND = torch.randn(num_tokens, width, device=device)
     weight_VD = torch.randn(vocab_size, width, device=device) * width**-0.5
     bias_V = torch.zeros(vocab_size, device=device)
-    return hidden_RTD.requires_grad_(), weight_VD.requires_grad_(), bias_V.requires_grad_()
+    return hidden_ND.requires_grad_(), weight_VD.requires_grad_(), bias_V.requires_grad_()
 
 
 def plain(num_tokens: int, vocab_size: int = V, device: str = "meta") -> int:

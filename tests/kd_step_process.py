@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -39,6 +40,7 @@ class Entry:
     batch: str = "bucketed"
     precision: str = "fp32"
     teacher_precision: str = "fp32"
+    cache: str | None = None  # of the teacher, kdlab alone: hidden or top_k
     steps: int = 3  # that count; one more warms up
 
 
@@ -81,12 +83,39 @@ def rows(batch: str) -> Rows:
     return Rows(row_id=np.arange(len(tgt)), src_len=src, tgt_len=tgt, src_ids=ids(src), tgt_ids=ids(tgt))
 
 
+def write_cache(folder: Path, source: Rows, kind: str, d_model: int) -> None:
+    """A cache of random numbers in bf16, as stages/cache_teacher.py leaves one of its gold targets: k = 8."""
+    import numpy as np
+    import torch
+
+    from kdlab import files
+    from kdlab.teachers.cache_files import CARD, Column
+    from kdlab.types import TopK
+
+    positions = int(source.tgt_len.sum())
+    if kind == "hidden":
+        columns, values = {"hidden": Column("bf16", d_model)}, {"hidden": torch.randn(positions, d_model)}
+    else:
+        known = TopK.of(torch.randn(positions, V - 1), 8, (1.0,))
+        columns = {"ids": Column("uint16", 8), "log_probs": Column("bf16", 8), "log_tails": Column("bf16", 1)}
+        values = {"ids": known.ids_NK, "log_probs": known.log_probs_NK, "log_tails": known.log_tails_NI}
+    for name, column in columns.items():
+        column.reserve(folder / f"gold.{name}", positions)
+        column.write(folder / f"gold.{name}", 0, column.pack(values[name]))
+    rows = np.zeros(len(source), [("row_id", "<i8"), ("tgt_len", "<i4")])
+    rows["row_id"], rows["tgt_len"] = source.row_id, source.tgt_len
+    np.save(folder / "gold.rows.npy", rows)
+    kept = {name: {"dtype": column.dtype, "width": column.width} for name, column in columns.items()}
+    files.write_json(folder / CARD, {"columns": kept, "temperatures": [1.0], "parts": ["gold"]})
+
+
 def run_kdlab(entry: Entry) -> tuple[list[float], int]:
     """CPU-seconds of each step as training does it, its split into microbatches included; parameters."""
     import numpy as np
     from lightning.pytorch.callbacks import Callback
+    from omegaconf import OmegaConf
 
-    from kdlab import runtime
+    from kdlab import runtime, schema
     from kdlab.data.batching import BEGINNING, Epoch, Lengths, StepStream
     from kdlab.models.init import random_init
     from kdlab.models.transformer import Transformer, TransformerConfig, num_parameters
@@ -94,6 +123,7 @@ def run_kdlab(entry: Entry) -> tuple[list[float], int]:
     from kdlab.objectives.objective import Objective, WeightedTerm
     from kdlab.objectives.word_kd import WordKD
     from kdlab.strategies.single import trainer_arguments
+    from kdlab.teachers.cached import CachedTeacher
     from kdlab.teachers.frozen import FrozenTeacher
     from kdlab.training.callbacks import Progress
     from kdlab.training.fit import fit
@@ -117,10 +147,18 @@ def run_kdlab(entry: Entry) -> tuple[list[float], int]:
     terms = {"nll": WeightedTerm(1.0, "gold", "tgt_token", Nll())}
     if entry.task == "kd":
         terms["kd"] = WeightedTerm(1.0, "gold", "tgt_token", WordKD(temperature=1.0))
-    teacher = FrozenTeacher(model("teacher"), precision=entry.teacher_precision) if entry.task == "kd" else None
+    folder = Path(tempfile.mkdtemp(prefix="kdlab-bench-"))
+    teacher: Any = None
+    if entry.cache:
+        head = model("teacher").head()
+        write_cache(folder, source, entry.cache, head.weight_VD.shape[1])
+        teacher = CachedTeacher(folder, head, precision=entry.teacher_precision)
+    elif entry.task == "kd":
+        teacher = FrozenTeacher(model("teacher"), precision=entry.teacher_precision)
     student = model(entry.shape, tie="decoder_softmax", softmax_bias=True)
     optim = Optim(1e-4, (0.9, 0.999), 1e-8, 0.0, clip_norm=1.0, schedule="constant", warmup_steps=0)
-    module = StudentModule(student, Objective(terms), teacher, optim, max_steps=entry.steps + 1, chunk_size=1024)
+    chunk_size = OmegaConf.load(schema.config_dir() / "trainer/cpu.yaml").chunk_size
+    module = StudentModule(student, Objective(terms), teacher, optim, max_steps=entry.steps + 1, chunk_size=chunk_size)
 
     class Clock(Callback):
         at: list[float] = []  # noqa: RUF012
@@ -133,17 +171,17 @@ def run_kdlab(entry: Entry) -> tuple[list[float], int]:
             while True:
                 yield BEGINNING, step
 
-    with tempfile.TemporaryDirectory(prefix="kdlab-bench-") as folder:
-        fit(
-            module,
-            Same(),  # type: ignore[arg-type]
-            max_steps=entry.steps + 1,
-            precision=entry.precision,
-            strategy=trainer_arguments("cpu"),
-            loggers=[MetricsCsv(Path(folder) / "metrics.csv")],
-            callbacks=[Progress("bench", every=20), Clock()],
-            checkpoint=Path(folder) / "none.ckpt",
-        )
+    fit(
+        module,
+        Same(),  # type: ignore[arg-type]
+        max_steps=entry.steps + 1,
+        precision=entry.precision,
+        strategy=trainer_arguments("cpu"),
+        loggers=[MetricsCsv(folder / "metrics.csv")],
+        callbacks=[Progress("bench", every=20), Clock()],
+        checkpoint=folder / "none.ckpt",
+    )
+    shutil.rmtree(folder)
     return list(np.diff(Clock.at)), num_parameters(student)
 
 
