@@ -122,6 +122,11 @@ def cache(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
                 f"objective.terms.{name} looks at padding, where teacher_cache={chosen} has nothing; "
                 "choose teacher_cache=none"
             )
+        elif node.kind == "top_k" and wanted.flags.get("needs_all_logits"):
+            yield (
+                f"objective.terms.{name} compares the logits of all tokens, but teacher_cache={chosen} keeps a few; "
+                "choose teacher_cache=hidden, or a divergence of distributions, e.g. objective=word_kd"
+            )
         elif node.kind == "top_k" and node.temperatures is not None:
             temperature = term.term.get("temperature", wanted.flags.get("temperature", 1.0))
             if temperature not in (1, *node.temperatures):

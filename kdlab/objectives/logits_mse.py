@@ -30,6 +30,7 @@ class LogitsMse:
     """
 
     needs_teacher: ClassVar[bool] = True
+    needs_all_logits: ClassVar[bool] = True  # no top-k teacher will do
 
     def __call__(
         self, student_logits_NV: Float[Tensor, "N V"], teacher: Teacher, tgt_N: Int[Tensor, "N"]

@@ -253,8 +253,12 @@ ONE_MISTAKE = [
     ("teacher_cache=top_k teacher_cache.temperatures=null", "needs teacher_cache.top_k and .temperatures"),
     (
         "teacher_cache=hidden +objective.terms.cos={weight:1,on:gold,per:tgt_token,"
-        "term:{_target_:kdlab.objectives.hidden_cosine.HiddenCosine}}",
+        "term:{_target_:kdlab.objectives.hidden_cosine.HiddenCosine,projection:true}}",
         "objective.terms.cos compares hidden states of layers, which teacher_cache=hidden does not keep",
+    ),
+    (
+        "teacher_cache=top_k objective=logits_mse recipe=word_kd",
+        "compares the logits of all tokens, but teacher_cache=top_k keeps a few; choose teacher_cache=hidden",
     ),
     ("until=cache_teacher", "until=cache_teacher is no step of recipe=hybrid"),
     ("hydra/launcher=nosuch", "hydra/launcher=nosuch does not exist; there are: basic"),
