@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 from jaxtyping import install_import_hook
 
+from tests.traps import pytest_collection_modifyitems, pytest_terminal_summary
+
+__all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary"]  # pytest finds hooks here: the table of traps
+
 # Before torch is imported anywhere; processes that a test starts inherit it.
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
 

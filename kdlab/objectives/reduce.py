@@ -177,7 +177,7 @@ class _Work:
                 total = self.nats(weighted, logits_NV, teacher, tgt_N, bias_V).sum()
             loss = loss + self.scales[name] * total
             sums.append(total.detach())
-        return loss, torch.stack(sums)
+        return loss, torch.stack(sums) if sums else logits_NV.new_zeros(0)
 
     def gradient(
         self, logits_NV: Tensor, chunk: Chunk, bias_V: Tensor | None, d_bias_V: Tensor | None

@@ -29,14 +29,14 @@ def test_nll_of_uniform_logits_is_log_of_the_vocabulary():
     torch.testing.assert_close(Nll(label_smoothing=0.3)(uniform, None, TGT), torch.full((5,), math.log(V - 1)))
 
 
-def test_label_smoothing_formula():
+def test_t11_label_smoothing_formula():
     z, e = logits(1), 0.1
     log_p = torch.log_softmax(z, -1)
     expected = (1 - e) * -log_p[torch.arange(5), TGT] - e * log_p.mean(-1)
     torch.testing.assert_close(Nll(label_smoothing=e)(z, None, TGT), expected)
 
 
-def test_kl_by_hand_and_its_direction():
+def test_t8_kl_by_hand_and_its_direction():
     p, q = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.8, 0.1, 0.1]])
     forward = 0.5 * math.log(0.5 / 0.8) + 2 * 0.25 * math.log(0.25 / 0.1)  # teacher first: 0.2231 nats
     got = WordKD(temperature=1.0)(q.log(), p.log(), torch.tensor([0]))
@@ -45,7 +45,7 @@ def test_kl_by_hand_and_its_direction():
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_word_kd_gradient_is_its_closed_form_and_zero_at_equality(temperature):
+def test_t1_word_kd_gradient_is_its_closed_form_and_zero_at_equality(temperature):
     term, teacher = WordKD(temperature), logits(2)
     student = logits(3).requires_grad_()
     term(student, teacher, TGT).sum().backward()
@@ -53,17 +53,6 @@ def test_word_kd_gradient_is_its_closed_form_and_zero_at_equality(temperature):
     torch.testing.assert_close(student.grad, temperature * (q - p))
     assert term(teacher, teacher, TGT).abs().max() < 1e-12
     assert (term(student, teacher, TGT) > 0).all()
-
-
-def test_high_temperature_limit_matches_centred_logits():
-    student, teacher = logits(4).requires_grad_(), logits(5)
-    errors = []
-    for temperature in (10.0, 100.0, 1000.0):
-        (grad,) = torch.autograd.grad(WordKD(temperature)(student, teacher, TGT).sum(), student)
-        centred = (student - student.mean(-1, keepdim=True)) - (teacher - teacher.mean(-1, keepdim=True))
-        limit = centred.detach() / (V - 1)
-        errors.append(float((grad - limit).norm() / limit.norm()))
-    assert errors[2] < errors[1] / 5 < errors[0] / 25 and errors[2] < 2e-3
 
 
 def test_without_t_squared_the_loss_is_that_much_smaller():
@@ -145,32 +134,12 @@ def same(a, b) -> None:
 
 @pytest.mark.parametrize("mix_by", ["sampling", "weights"])
 @pytest.mark.parametrize("chunk_size", [1, 7, 1000])
-def test_chunks_equal_plain_autograd(chunk_size, mix_by):
+def test_t26_chunks_equal_plain_autograd(chunk_size, mix_by):
     batches = [make_batch(rows(9))]
     same(gradients(batches, chunk_size=chunk_size, mix_by=mix_by), gradients(batches, plain=True, mix_by=mix_by))
 
 
-@pytest.mark.parametrize("sizes", [[8, 8], [3, 4, 5, 4], [1] * 16, [15, 1]])
-def test_a_step_cut_in_different_ways_has_the_same_gradient(sizes):
-    whole, parts, begin = rows(16), [], 0
-    for size in sizes:
-        parts.append(make_batch(whole[begin : begin + size]))
-        begin += size
-    same(gradients(parts), gradients([make_batch(whole)]))
-
-
-def test_padding_changes_nothing():
-    same(gradients([make_batch(rows(6), extra=5)]), gradients([make_batch(rows(6))]))
-
-
-def test_a_microbatch_of_pseudo_labels_alone_is_no_nan():
-    only = [row for row in rows(9) if row[2]]
-    loss, sums, grads = gradients([make_batch(only)])
-    assert math.isfinite(loss) and sums["nll"] == 0.0
-    assert all(torch.isfinite(g).all() for g in grads.values())
-
-
-def test_bf16_chunks_equal_plain_bf16_and_equal_models_give_zero():
+def test_t26_bf16_chunks_equal_plain_bf16_and_equal_models_give_zero():
     batch, student = make_batch(rows(9)), model(1)
     goal = Objective({"kd": WeightedTerm(1.0, "all", "tgt_token", WordKD(1.0))})
     scales, grads = goal.scales(goal.units([batch])), []
@@ -194,7 +163,7 @@ def test_bf16_chunks_equal_plain_bf16_and_equal_models_give_zero():
         torch.testing.assert_close(grads[1][name], value, atol=3e-3, rtol=0.05)
 
 
-def test_gradient_equals_finite_differences_of_the_reported_loss():
+def test_t2_gradient_equals_finite_differences_of_the_reported_loss():
     batch, goal, teacher = make_batch(rows(4)), objective(), model(2)
     args = (batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT, None, batch.targets.mask_RT)
     hidden = torch.randn(int(batch.targets.mask_RT.sum()), D, dtype=torch.float64)
@@ -215,20 +184,6 @@ def test_gradient_equals_finite_differences_of_the_reported_loss():
         moved = [loss(*(t + s * eps * direction if t is tensor else t for t in (hidden, weight))) for s in (1, -1)]
         numeric = (moved[0] - moved[1]).item() / (2 * eps)
         assert numeric == pytest.approx((grad * direction).sum().item(), rel=1e-6)
-
-
-def test_the_padding_token_gets_no_probability_and_no_gradient():
-    batch, student = make_batch(rows(5)), model(1)
-    goal = Objective({"nll": WeightedTerm(1.0, "all", "tgt_token", Nll())})
-    scales = goal.scales(goal.units([batch]))
-    out = student(batch.src_BS, batch.src_mask_BS, batch.targets.tgt_in_RT, None, batch.targets.mask_RT)
-    before = reduce(goal.active, scales, batch.targets, Side(out.decoder_ND, student.head()), None, chunk_size=4)
-    before.loss.backward()
-    assert student.src_embedding.weight.grad[V - 1].abs().max() == 0.0
-    bumped = Head(student.head().weight_VD.detach().clone(), None, V - 1)
-    bumped.weight_VD[V - 1] = 100.0
-    after = reduce(goal.active, scales, batch.targets, Side(out.decoder_ND.detach(), bumped), None, chunk_size=4)
-    assert after.loss.item() == before.loss.item()
 
 
 def test_units_and_the_mixture():
