@@ -100,6 +100,7 @@ def adopted_vocabulary(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 
 
 def cache(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """What a teacher cache cannot keep, and settings of it that nothing reads."""
     node, chosen = cfg.teacher_cache, names.get("teacher_cache", cfg.teacher_cache.kind)
     unread = {"none": ("dtype", "top_k", "temperatures"), "hidden": ("top_k", "temperatures"), "top_k": ()}
     for key in unread[node.kind]:

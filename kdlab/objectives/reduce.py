@@ -123,7 +123,7 @@ def project(hidden_ND: Float[Tensor, "N D"], head: Head, dtype: torch.dtype) -> 
 
 
 def _logits(hidden_ND: Tensor, weight_VD: Tensor, pad_id: int) -> Tensor:
-    """Product with all rows, the padding id's left out behind it: rows of V - 1 numbers slow an fp32 product by half."""
+    """Product with all V rows, the last left out behind it: rows of V - 1 numbers slow an fp32 product by half."""
     logits_NV = (hidden_ND @ weight_VD.t())[:, :pad_id]
     return logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)).contiguous()
 

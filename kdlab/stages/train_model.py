@@ -106,7 +106,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         student.config.to_dict(),
         guide["architecture"] if guide else None,
         precision=trainer["precision"],
-        teacher_precision=teacher_precision,
+        teacher_precision=teacher_precision + (", read from a cache" if "cache" in inputs else ""),
         teacher_objective=guide["card"].get("objective") if guide else None,
     )
     files.write_text(out / "objective.md", text)

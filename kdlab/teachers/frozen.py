@@ -42,6 +42,8 @@ class FrozenTeacher:
                     module.to(torch.bfloat16)
         self.config = model.config
         self._model = model
+        head = model.head()  # in the type of its products: made once and not for every chunk of positions
+        self._head = Head(head.weight_VD.to(self.dtype), head.bias_V, head.pad_id)
 
     @torch.no_grad()
     def __call__(self, batch: Batch, *, padded: bool = False) -> ModelOutput:
@@ -59,7 +61,7 @@ class FrozenTeacher:
     @contextmanager
     def head(self) -> Iterator[Head]:
         """The projection to the vocabulary, valid inside the context (a sharded teacher gathers it here)."""
-        yield self._model.head()
+        yield self._head
 
     @contextmanager
     def guide(
