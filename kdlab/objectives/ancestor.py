@@ -58,7 +58,7 @@ class Ancestor:
         if isinstance(teacher, TopK):
             raise UserError(
                 "objective=ancestor divides hidden states by the temperature, which a top-k cache does not have; "
-                "use teacher_cache=hidden or no cache"
+                "use teacher_cache=none"
             )
         if teacher is None:
             raise ValueError("the ancestor's term compares with a teacher, and got none")

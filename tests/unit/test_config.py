@@ -251,15 +251,8 @@ ONE_MISTAKE = [
     ("teacher_cache=top_k teacher_cache.top_k=1200", "top_k=1200 of a vocabulary of 1200, one of which is padding"),
     ("teacher_cache=top_k teacher_cache.temperatures=[1,0]", "must be a list of different numbers > 0, got [1, 0]"),
     ("teacher_cache=top_k teacher_cache.temperatures=null", "needs teacher_cache.top_k and .temperatures"),
-    (
-        "teacher_cache=hidden +objective.terms.cos={weight:1,on:gold,per:tgt_token,"
-        "term:{_target_:kdlab.objectives.hidden_cosine.HiddenCosine,projection:true}}",
-        "objective.terms.cos compares hidden states of layers, which teacher_cache=hidden does not keep",
-    ),
-    (
-        "teacher_cache=top_k objective=logits_mse recipe=word_kd",
-        "compares the logits of all tokens, but teacher_cache=top_k keeps a few; choose teacher_cache=hidden",
-    ),
+    (f"teacher_cache=hidden student=toy_2x2 {COSINE}", "compares hidden states of layers, which teacher_cache=hidden"),
+    ("teacher_cache=top_k objective=logits_mse recipe=word_kd", "logits of all tokens, but teacher_cache=top_k keeps"),
     ("until=cache_teacher", "until=cache_teacher is no step of recipe=hybrid"),
     ("hydra/launcher=nosuch", "hydra/launcher=nosuch does not exist; there are: basic"),
 ]
