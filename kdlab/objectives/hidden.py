@@ -75,17 +75,18 @@ def reduce_hidden(
 
     A source that two rows translate counts once for each: so do its units.
     """
-    loss = student.decoder_ND.new_zeros((), dtype=torch.float32)
+    dtype = torch.promote_types(student.decoder_ND.dtype, torch.float32)  # at least fp32, as logits
+    loss = student.decoder_ND.new_zeros((), dtype=dtype)
     sums = {}
     for name, weighted in terms.items():
         term = weighted.term
         assert isinstance(term, HiddenTerm) and teacher is not None
         ours, theirs = _stack(student, term.stack), _stack(teacher, term.stack)
         index_N = _positions(batch, term.stack, weighted.on)
-        total = student.decoder_ND.new_zeros((), dtype=torch.float32)
+        total = student.decoder_ND.new_zeros((), dtype=dtype)
         pairs = term.pairs(len(ours), len(theirs))
         for number, (i, j) in enumerate(pairs):
-            student_ND, teacher_ND = ours[i][index_N].float(), theirs[j][index_N].float()
+            student_ND, teacher_ND = ours[i][index_N].to(dtype), theirs[j][index_N].to(dtype)
             if name in maps:
                 with torch.autocast(student_ND.device.type, enabled=False):
                     student_ND = maps[name][number](student_ND)  # type: ignore[index]

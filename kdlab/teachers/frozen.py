@@ -36,6 +36,7 @@ class FrozenTeacher:
                     "are faster than bf16; write bf16"
                 )
             to_int8(model)
+            model.eval()  # its new layers too
         if precision == "bf16":
             for module in model.modules():
                 if isinstance(module, nn.Linear):
@@ -49,7 +50,7 @@ class FrozenTeacher:
     def __call__(self, batch: Batch, *, padded: bool = False) -> ModelOutput:
         """Runs the teacher over the very same prefixes as the student; `padded`: at padding too."""
         targets = batch.targets
-        with torch.autocast(batch.src_BS.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with torch.autocast(batch.src_BS.device.type, self.dtype, enabled=self.dtype == torch.bfloat16):
             return self._model(
                 batch.src_BS,
                 batch.src_mask_BS,
