@@ -17,6 +17,7 @@ from kdlab import compose, effects, files, runtime, usage
 from kdlab.artifacts.stage import Step, plan_keys
 from kdlab.artifacts.store import Store
 from kdlab.errors import ConfigError, UserError
+from kdlab.recipes.plan import make_plan
 
 QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none")  # no log files of Hydra's; kdlab says what happens
 
@@ -63,14 +64,6 @@ def execute(composed: compose.Composed) -> None:
         )
     store.walk(plan, until=cfg.until)
     _report(folder, cfg)
-
-
-def make_plan(cfg: DictConfig) -> list[Step]:
-    """The steps of the configuration's recipe, upstream first."""
-    from hydra.utils import get_method
-
-    plan: list[Step] = get_method(cfg.recipe._target_)(cfg)
-    return plan
 
 
 def plan_table(store: Store, plan: Sequence[Step], until: str | None) -> str:
