@@ -26,6 +26,7 @@ ROOMS = {
     },
     "recipes": {"stages", "artifacts", "targets"},
     "report": {"artifacts"},
+    "checks": {"types", "data", "models", "objectives", "teachers", "strategies", "training", "artifacts"},
 }
 # Files beside the rooms. What makes and checks a configuration (one room in several files), then the commands, each
 # with the room that it shows.
@@ -46,8 +47,9 @@ CONFIGURATION = {
 COMMANDS = {
     "run": {"report"},
     "translate": {"decoding", "models", "data", "types"},
+    "check": {"checks"},
 }
-LIGHT = {"artifacts", "recipes", "report", "stages", "run", *FREE, *CONFIGURATION}
+LIGHT = {"artifacts", "recipes", "report", "stages", "run", "check", *FREE, *CONFIGURATION}
 HEAVY = {
     *("torch", "lightning", "pytorch_lightning", "torchmetrics", "transformers", "datasets", "sacrebleu", "numpy"),
     *("sentencepiece", "pyarrow", "pandas", "safetensors", "jaxtyping", "wandb", "ctranslate2"),
