@@ -145,11 +145,7 @@ def validated(subject: Subject, batches: Sequence[Batch]) -> dict[str, float]:
 
 
 def _probe(subject: Subject, objective: Objective | None, chunk_size: int | None) -> Probe:
-    teacher = None
-    if subject.teacher is not None:
-        teacher = FrozenTeacher(subject.teacher)
-        if subject.dtype == torch.float64:
-            teacher.dtype = torch.float64
+    teacher = None if subject.teacher is None else FrozenTeacher(subject.teacher)
     torch.manual_seed(0)  # of learned projections
     subject.student.eval()
     return Probe(

@@ -28,7 +28,8 @@ class FrozenTeacher:
 
     def __init__(self, model: Transformer, *, device: torch.device | str = "cpu", precision: str = "fp32"):
         model.eval().requires_grad_(False).to(device)
-        self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        at_least_fp32 = torch.promote_types(model.head().weight_VD.dtype, torch.float32)
+        self.dtype = at_least_fp32 if precision == "fp32" else torch.bfloat16
         if precision == "int8":
             if torch.device(device).type != "cpu":
                 raise UserError(
