@@ -132,7 +132,7 @@ def test_a_model_folder_as_teacher_and_its_foreign_vocabulary(home, capfd):
 def test_t23_a_student_and_its_baseline_start_from_their_teacher(home):
     """With steps that are too small to move a weight they end as the teacher's layers, too."""
     start = ["init=layer_skip", "init.encoder=last_n", "student.d_model=24", "student.d_ff=48", "optim.lr=1e-20"]
-    record, _ = make(home, "recipe=word_kd", "objective=word_kd", *start)
+    record, _ = make(home, *start)
     teacher = load_file(folder(home, record, "teacher") / "weights.safetensors")
     for step in ("student", "baseline"):
         report = files.read_json(folder(home, record, step) / "init.json")
