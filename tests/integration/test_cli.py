@@ -29,7 +29,8 @@ def write(out, inputs, params, local):
 def plan(cfg):
     params = {"seed": cfg.seed, "temperature": cfg.temperature}
     corpus = Step("corpus", "write_corpus", 1, {"seed": 0}, {}, write)
-    return [corpus, Step("student", "write_student", 1, params, {"corpus": "corpus"}, write)]
+    local = {"baseline": cfg.baseline}  # what nothing reads would be refused
+    return [corpus, Step("student", "write_student", 1, params, {"corpus": "corpus"}, write, local)]
 """
 
 
