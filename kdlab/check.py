@@ -17,7 +17,7 @@ from kdlab.errors import ConfigError, UserError
 from kdlab.recipes.plan import make_plan
 
 HELP = """Checks that the objective of a configuration is what it says: padding, cuts, equality, gradients, teacher,
-vocabulary, chunks, resuming. Uses what is finished in the store, and stands in for the rest; the store is not written.
+vocabulary, chunks, resuming. Uses what is finished in the store, and stands in for the rest; makes no artefact.
 
   python -m kdlab.check [+experiment=NAME] [group=option ...] [key=value ...]     as for python -m kdlab.run
 

@@ -129,6 +129,14 @@ def _until(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         yield f"until={cfg.until} is no step of recipe={recipe}{nearest}"
 
 
+def _devices(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    if cfg.trainer.teacher_precision == "int8" and cfg.trainer.device != "cpu":
+        yield (
+            f"trainer.teacher_precision=int8 but trainer.device={cfg.trainer.device}: int8 teachers are for CPUs, "
+            "where they are faster than bf16; write trainer.teacher_precision=bf16 or trainer.device=cpu"
+        )
+
+
 def _models(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     for path, model in (("student", cfg.student), ("teacher.model", cfg.teacher.model)):
         if model is None or not str(model._target_).endswith(".TransformerConfig"):
@@ -202,6 +210,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("objective", "objective@baseline_objective"), term_checks.one_term),
     (("objective", "student", "teacher"), term_checks.hidden_states),
     (("recipe",), _until),
+    (("trainer",), _devices),
     (("student", "teacher", "data"), _models),
     (("init", "recipe", "student", "teacher"), teacher_checks.init),
     (("data", "evaluate"), _tests),

@@ -65,5 +65,6 @@ def _other(value: Any) -> Any:
     if isinstance(value, int | float):
         return 2 * value + 1
     if isinstance(value, list):
-        return [*value, _other(value[0])] if value else ["other"]
+        numbers = [entry for entry in value if isinstance(entry, int | float)]
+        return [*value, _other(max(numbers, default="other"))]  # one that is not in the list: some are read as sets
     return f"{value}-other" if isinstance(value, str) else "other"

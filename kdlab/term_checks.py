@@ -22,6 +22,14 @@ def one_term(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
                 yield f"{path}.per=position counts padding, which this term never sees; write {path}.per=tgt_token"
             if term.per != "position" and counts_padding:
                 yield f"{path}.per={term.per} but this term sums over padding too; write {path}.per=position"
+            inner = term.term.get("weight")
+            if inner is not None and inner != term.weight:
+                yield (
+                    f"{path}.term.weight={inner:g} but {path}.weight={term.weight:g}: this term needs to know its own "
+                    "weight; set the dial weight_kd, which both refer to"
+                )
+            if term.per == "tgt_token" and term.term.get("stack") == "encoder":
+                yield f"{path}.per=tgt_token but it sums over encoder positions; write {path}.per=src_token"
             weights = term.term.get("weight_at")
             if weights is not None and not _is_pairs(weights, float):
                 yield f"{path}.term.weight_at must be pairs [temperature, factor], got {weights}; write e.g. [[1, 2]]"

@@ -188,9 +188,9 @@ class _Side:
 
     def _language_code(self, line: str) -> tuple[list[int], str]:
         """Takes off a code such as >>fra<< that says into which language; the list has it, SentencePiece does not."""
-        end = line.find("<<") + 2
-        code = self._ids.get(line[:end]) if self._ids and line.startswith(">>") else None
-        return ([], line) if code is None else ([code], line[end:])
+        written = re.match(r">>.+?<<", line)
+        code = self._ids.get(written[0]) if self._ids and written else None
+        return ([], line) if written is None or code is None else ([code], line[written.end() :])
 
 
 def _file_names(joint: bool) -> tuple[str, ...]:

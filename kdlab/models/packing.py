@@ -42,7 +42,7 @@ class Packing:
         return x_M.unflatten(0, self.shape)
 
     def columns(self) -> Int[Tensor, "N"]:
-        """The position within its row of each packed position, from 0; of a block without padding (T,) alone."""
+        """The position within its row of each packed position, from 0; for a block with padding."""
         assert self.index_N is not None
         return self.index_N % self.shape[1]
 

@@ -74,6 +74,6 @@ def _term(
     lines += [
         f"- looks at: every {side} position, EOS among them, of {weighted.on} rows; {padding}",
         f"- divided by: {UNITS[weighted.per]} of {on} rows"
-        + (" (both sides of the mixture)" if weighted.mixed else ""),
+        + (" (both sides of the mixture)" if weighted.mixed and objective.mix_by == "sampling" else ""),
     ]
     return lines

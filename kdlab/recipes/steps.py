@@ -197,12 +197,14 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
     compares = any(needs_teacher(term) for term in node["terms"].values())
     if starts_from_teacher or compares:
         inputs["teacher"] = "teacher"
-    teacher_precision = settings["trainer"]["teacher_precision"] if compares else None
     if labels:
         inputs["labels"] = "pseudo_label"
     cached = uses_cache(settings, node)
     if cached:
         inputs["cache"] = "cache_teacher"
+    asks = compares and not (cached and settings["teacher_cache"]["kind"] == "top_k")  # whose products are made already
+    precision, teacher_precision = (settings["trainer"][name] for name in ("precision", "teacher_precision"))
+    own_precision = asks and teacher_precision not in (None, precision)
     return Step(
         name=name,
         stage="train_model",
@@ -216,7 +218,7 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
             "max_steps": settings["max_steps"],
             "seed": settings["seed"],
             **({"mix": settings["mix"], "mix_by": settings["mix_by"]} if labels else {}),
-            **({"teacher_precision": teacher_precision} if teacher_precision else {}),
+            **({"teacher_precision": teacher_precision} if own_precision else {}),
             **({"teacher_cache": settings["teacher_cache"]["kind"]} if cached else {}),
         },
         inputs=inputs,

@@ -42,6 +42,8 @@ class Column:
         values = values.detach().cpu()
         if self.dtype == "bf16":
             return values.to(torch.bfloat16).view(torch.int16).numpy()
+        if self.dtype == "fp32":
+            values = values.float()  # numpy knows no bf16
         return values.numpy().astype(NUMPY[self.dtype], copy=False)
 
     def unpack(self, stored: NDArray[Any]) -> Tensor:

@@ -99,12 +99,15 @@ class StudentModule(lightning.LightningModule):
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
         """Mean of each term over a whole set of gold targets: sums first, one division at the end.
 
-        `nll` is always among them, without label smoothing, so that runs with different objectives can be compared.
+        `nll` is always among them, without label smoothing, so that runs with different objectives can be compared; a
+        term of that name that is another (smoothed, tempered) is logged as `own_nll`.
         Beside them: each term times its weight, what a teacher adds (diagnostics.py), and of the first microbatch the
         norm of each weighted term's gradient and the cosine between those of every two terms.
         """
         self.student.eval()
         own = {n: t for n, t in self.objective.active.items() if t.on != "pseudo"}
+        if "nll" in own and own["nll"].term != Nll():
+            own["own_nll"] = own.pop("nll")
         terms = {**own, "nll": WeightedTerm(1.0, "gold", "tgt_token", Nll())}
         if self._teacher is not None and self.objective.needs_teacher:
             terms |= diagnostics.beside_a_teacher()

@@ -28,7 +28,7 @@ def test_t11_t17_the_card_says_coefficients_rows_divisors_and_both_smoothings():
     assert "label smoothing 0.1" in shown and "25 * KL(teacher || student), both at temperature 5" in shown
     assert "- coefficient: 0.125 (mix 0.25, as weights)" in shown and "- coefficient: 0.75 (mix" in shown
     assert "- divided by: sentences of all rows\n" in shown
-    assert "- divided by: target tokens of gold rows (both sides of the mixture)" in shown
+    assert "- divided by: target tokens of gold rows\n" in shown
     assert "Of weight 0, and not computed: off." in shown
     assert "Softmax over 1,199 tokens" in shown and "6+6 layers of width 96, int8, frozen" in shown
     assert "The teacher was trained with: -log p(y), label" in shown and "Dropout of the student: 0.1" in shown

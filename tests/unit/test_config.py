@@ -253,6 +253,9 @@ ONE_MISTAKE = [
     ("teacher_cache=top_k teacher_cache.temperatures=null", "needs teacher_cache.top_k and .temperatures"),
     (f"teacher_cache=hidden student=toy_2x2 {COSINE}", "compares hidden states of layers, which teacher_cache=hidden"),
     ("teacher_cache=top_k objective=logits_mse recipe=word_kd", "logits of all tokens, but teacher_cache=top_k keeps"),
+    ("trainer.teacher_precision=int8 trainer.device=auto", "int8 but trainer.device=auto: int8 teachers are for CPUs"),
+    ("recipe=word_kd objective=ancestor objective.terms.kd.weight=2", "terms.kd.term.weight=1 but"),
+    (f"{TRIPLE} student=toy_2x2 objective.terms.cos.term.stack=encoder", "sums over encoder positions; write"),
     ("until=cache_teacher", "until=cache_teacher is no step of recipe=hybrid"),
     ("hydra/launcher=nosuch", "hydra/launcher=nosuch does not exist; there are: basic"),
 ]

@@ -42,6 +42,7 @@ def test_t10_without_a_teacher_its_settings_are_idle_and_the_others_are_not():
     ("overrides", "idle"),
     [
         (["weight_kd=0", "temperature=3"], ["temperature"]),
+        (["teacher_cache=top_k", "temperature=2", "teacher_cache.temperatures=[0.5,1,2]"], []),
         (["recipe=seq_kd", "objective=seq_kd", "mix=0", "label_decode.beam_size=2"], []),
         (["recipe=word_kd", "objective=word_kd", "label_decode.beam_size=2", "seed=3"], ["label_decode.beam_size"]),
         (["recipe=train_only", "objective=nll", "teacher.seed=3", "name=x", "until=student"], ["teacher.seed"]),

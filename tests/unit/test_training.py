@@ -222,6 +222,11 @@ def test_validation_tells_how_the_terms_pull(tmp_path):
     assert 0 < found["teacher_entropy"] < np.log(V - 1)
     assert module.student.training and all(p.grad is None for p in module.student.parameters())
 
+    # a term called nll that is another does not pass for the plain one
+    module.objective = Objective({"nll": WeightedTerm(2.0, "gold", "tgt_token", Nll(0.3))})
+    found = module.validate(evaluation_batches(rows(20), microbatch_tokens=60, **PADS))
+    assert found["weighted/own_nll"] == pytest.approx(2 * found["own_nll"]) and found["own_nll"] != found["nll"]
+
     # one term twice: the same direction; the weight counts in the norm and not in the cosine
     twice = {name: WeightedTerm(weight, "gold", "tgt_token", Nll()) for name, weight in (("a", 1.0), ("b", 3.0))}
     module.objective = Objective(twice)
