@@ -34,12 +34,12 @@ LINES = [
     *(src for src, _ in PAIRS[:20]),
     ">>fra<< Der Hund schläft.",
     ">>fra<<Der Hund",
-    ">>Der Hund",
     "  zwei   Leerzeichen \t und ﬁ Ligatur, \uff22reite ½ ",
     "Ж unbekannt ⁇ 漢字",
     "<unk> steht da",
     "",
     "a >> b << c",
+    ">>Der Hund",
 ]
 
 
