@@ -157,7 +157,7 @@ class Decode:
     max_length_ratio: float = at_least(0)
     max_length_extra: int = at_least(0)
     batch_tokens: int = at_least(1)
-    precision: str = one_of("fp32", "bf16")
+    precision: str = one_of("fp32", "bf16", "int8")
 
 
 @dataclass

@@ -24,7 +24,7 @@ HELP = """Translates lines with a kdlab model folder.
   length_penalty=<x>    score = log-probability / length ** x                        (1.0)
   n_best=<n>            more than 1: lines of number, score, text, tab-separated     (1)
   batch_tokens=<n>      source tokens times beam_size a batch, padding counted       (4096)
-  precision=fp32|bf16   bf16 is about twice as fast where the processor knows it     (fp32)
+  precision=<p>         fp32; bf16, about twice as fast; int8, faster still on CPUs  (fp32)
 """
 # Lines that are sorted and translated together: enough for full batches, few enough to hold in memory.
 WINDOW_LINES = 10_000
@@ -58,8 +58,8 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
                 problems.append(f"{name} is '{text}', but it counts; write {kind}, e.g. {name}={OPTIONS[name][1]}")
     if options["model"] is None and not any(argument.startswith("model=") for argument in arguments):
         problems.append("model is missing, and nothing translates without one; write model=<folder>")
-    if options["precision"] not in ("fp32", "bf16"):
-        problems.append(f"precision is '{options['precision']}', which is not known; write fp32 or bf16")
+    if options["precision"] not in ("fp32", "bf16", "int8"):
+        problems.append(f"precision is '{options['precision']}', which is not known; write fp32, bf16 or int8")
     if problems:
         raise ConfigError(problems)
     return options

@@ -15,13 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from kdlab.errors import UserError
 from kdlab.models.transformer import Transformer
-from kdlab.types import EOS_ID, Head
+from kdlab.types import EOS_ID
 
 # A batch is packed anew when less than this share of it is still searched: packing costs a copy of all caches.
 REPACK_BELOW = 0.8
@@ -90,10 +89,10 @@ class _Sentence:
         self.done = self.done or enough or length >= self.max_length
 
 
-def next_log_probs(hidden_RD: Float[Tensor, "R D"], head: Head, *, may_end: bool) -> Float[Tensor, "R V"]:
-    """Log-probabilities of the next token in fp32, forbidden tokens left out of the softmax."""
-    logits_RV = F.linear(hidden_RD, head.weight_VD, head.bias_V).float()
-    logits_RV[:, head.pad_id] = -torch.inf
+def next_log_probs(logits_RV: Float[Tensor, "R V"], pad_id: int, *, may_end: bool) -> Float[Tensor, "R V"]:
+    """Log-probabilities of the next token in fp32, forbidden tokens left out of the softmax; the logits are used up."""
+    logits_RV = logits_RV.float()
+    logits_RV[:, pad_id] = -torch.inf
     if not may_end:
         logits_RV[:, EOS_ID] = -torch.inf
     return torch.log_softmax(logits_RV, dim=-1)
@@ -134,19 +133,19 @@ def beam_search(model: Transformer, src_ids: list[list[int]], config: BeamConfig
     """
     if not src_ids:
         return []
-    K, head, device = config.beam_size, model.head(), model.positions.device
+    K, pad_id, device = config.beam_size, model.head().pad_id, model.positions.device
     limits = [config.max_length(len(ids), model.config.max_positions) for ids in src_ids]
     sentences = [_Sentence(limit) for limit in limits]
     searched = list(sentences)  # those whose rows the batch still holds
     state = model.start(*_padded(src_ids, model.config.src_vocab_size - 1, device), K)
-    tokens_BK = torch.full((len(searched), K), head.pad_id, device=device)
+    tokens_BK = torch.full((len(searched), K), pad_id, device=device)
     history_BKT = tokens_BK[..., None][..., :0]
     scores_BK = torch.full((len(searched), K), -torch.inf, device=device)
     scores_BK[:, 0] = 0.0  # all beams begin alike: only the first may speak
 
     for length in range(1, max(limits) + 1):
-        hidden_RD = model.step(tokens_BK.flatten(), state)
-        log_probs_BKV = next_log_probs(hidden_RD, head, may_end=length > 1).unflatten(0, (len(searched), K))
+        logits_RV = model.logits(model.step(tokens_BK.flatten(), state))
+        log_probs_BKV = next_log_probs(logits_RV, pad_id, may_end=length > 1).unflatten(0, (len(searched), K))
         scores_BC, beams_BC, tokens_BC = best_candidates(log_probs_BKV, scores_BK, 2 * K)
 
         ends_BC = tokens_BC == EOS_ID

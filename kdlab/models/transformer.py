@@ -207,6 +207,8 @@ class Transformer(nn.Module):
         self.positions: Tensor
         self.register_buffer("positions", None, persistent=False)
         self.reset_positions()
+        # Stands in for the head's product where a model is decoded in int8 (decoding/translate.py).
+        self.projection: nn.Module | None = None
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         if config.norm == "pre":
@@ -226,6 +228,13 @@ class Transformer(nn.Module):
         weight = self.softmax_weight if self.config.tie == "none" else self._tgt_table().weight
         bias = self.softmax_bias if self.config.softmax_bias else None
         return Head(weight_VD=weight, bias_V=bias, pad_id=self.config.tgt_vocab_size - 1)
+
+    def logits(self, hidden_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Decoder outputs through the head, that of the padding id included."""
+        if self.projection is not None:
+            return self.projection(hidden_ND)
+        head = self.head()
+        return F.linear(hidden_ND, head.weight_VD, head.bias_V)
 
     def _decoder_layers(self) -> list[DecoderLayer]:
         return [cast(DecoderLayer, layer) for layer in self.decoder]

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from kdlab.errors import UserError
+from kdlab.models.int8 import to_int8
 from kdlab.models.transformer import Transformer
-from kdlab.teachers.int8 import to_int8
 from kdlab.types import Batch, Head, ModelOutput, Side, Split
 
 
@@ -36,7 +36,7 @@ class FrozenTeacher:
                     f"trainer.teacher_precision=int8 on {device}, but int8 teachers are for CPUs alone, where they "
                     "are faster than bf16; write bf16"
                 )
-            to_int8(model)
+            to_int8(model, torch.bfloat16)
             model.eval()  # its new layers too
         if precision == "bf16":
             for module in model.modules():

@@ -11,6 +11,7 @@ from kdlab.decoding.beam import BLOCK, BeamConfig, beam_search, best_candidates
 from kdlab.decoding.translate import for_decoding, plan_batches, translate
 from kdlab.errors import UserError
 from kdlab.models.init import random_init
+from kdlab.models.int8 import Int8Linear
 from kdlab.models.transformer import Transformer, TransformerConfig
 
 EOS = 0
@@ -197,8 +198,46 @@ def test_bf16_decodes_with_a_copy_and_the_same_result_twice():
     assert best.log_prob == pytest.approx(exact, rel=0.05)
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_int8_decodes_with_a_copy_and_a_sentence_alone_as_beside_others(style):
+    model = build(200, spread=1.0, **style)
+    copy = for_decoding(model, precision="int8", device="cpu")
+    assert not any(isinstance(module, torch.nn.Linear) for module in copy.modules())
+    assert any(isinstance(module, torch.nn.Linear) for module in model.modules()) and model.projection is None
+    batch, config = sources(200, range(2, 32), seed=7), BeamConfig(3, 1.0, max_length_ratio=1.0, max_length_extra=4)
+    together = translate(copy, batch, config, batch_tokens=10**6)
+    assert translate(copy, batch, config, batch_tokens=10**6) == together
+    error = []
+    for src, (found,) in zip(batch, together, strict=True):
+        (alone,) = beam_search(copy, [src], config)[0]
+        assert alone.ids == found.ids and alone.log_prob == pytest.approx(found.log_prob, abs=1e-4)
+        (exact,) = log_probs(model, src, [found.ids + [EOS] * found.finished])
+        error.append(abs(found.log_prob - exact) / (len(found.ids) + found.finished))
+    assert 1e-4 < sum(error) / len(error) < 0.05  # nats a token
+
+
+def test_an_int8_layer_gives_a_row_the_same_bits_in_any_company():
+    torch.manual_seed(1)
+    linear = torch.nn.Linear(32, 50)
+    with torch.no_grad():
+        linear.weight[3] *= 1000  # an output of another size costs the others nothing
+    rows = torch.randn(40, 32) * torch.logspace(-3, 3, 40)[:, None]
+    layer = Int8Linear(linear.weight, linear.bias, torch.float32)
+    together = layer(rows)
+    assert all(torch.equal(layer(rows[i : i + 1])[0], together[i]) for i in range(40))
+    exact = linear(rows).detach()
+    scale = rows.norm(dim=1, keepdim=True) * linear.weight.detach().norm(dim=1)
+    assert 0 < ((together - exact).abs() / scale).max() < 0.02
+    grid = Int8Linear(torch.tensor([[127.0, -3.0], [2.0, 127.0]]), None, torch.float32)  # whole numbers: exact
+    assert grid(torch.tensor([[127.0, 5.0], [-127.0, 1.0]])).tolist() == [[16114.0, 889.0], [-16132.0, -127.0]]
+
+
 def test_mistakes_are_refused():
     model = build(9, **STYLES[0])
+    with pytest.raises(UserError, match="int4.*write fp32, bf16 or int8"):
+        for_decoding(model, precision="int4", device="cpu")
+    with pytest.raises(UserError, match="int8 on cuda:0.*CPUs alone.*write bf16"):
+        for_decoding(model, precision="int8", device="cuda:0")
     for wrong in (dict(beam_size=0), dict(n_best=3), dict(max_length_ratio=0.0, max_length_extra=0)):
         with pytest.raises(UserError):
             BeamConfig(**{"beam_size": 2, "length_penalty": 1.0, **wrong})

@@ -63,7 +63,7 @@ def test_standard_input_gives_n_best_with_scores(folder, monkeypatch, capsys):
         (["modle=x"], ["unknown option 'modle'; did you mean 'model'?", "model is missing"]),
         (["model=x", "beam_size=five"], ["beam_size is 'five'", "write a whole number"]),
         (["model=x", "fast"], ["'fast' is no option; write name=value"]),
-        (["model=x", "precision=int8"], ["precision is 'int8'"]),
+        (["model=x", "precision=int4"], ["precision is 'int4'", "write fp32, bf16 or int8"]),
         (["model=x", "beam_size=0"], ["beam_size is 0"]),
         (["model=nowhere"], ["the model folder nowhere does not exist"]),
         (["model=FOLDER", "input=/nowhere.de"], ["/nowhere.de"]),

@@ -1,4 +1,4 @@
-"""Linear layers with int8 weights, for a frozen teacher on a CPU: about twice as fast as bf16."""
+"""Linear layers with int8 weights, for frozen models on a CPU: nearly twice as fast as bf16."""
 
 from __future__ import annotations
 
@@ -15,29 +15,35 @@ class Int8Linear(nn.Module):
 
     A row's scale comes from the row alone, so that neighbours in a batch change nothing. Sums are exact (int32).
     Source: the vector-wise scheme of Dettmers et al. 2022 (LLM.int8()), without its outlier columns.
+
+    Args:
+        out_dtype: of what it returns; inside, everything but the product is fp32.
     """
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, out_dtype: torch.dtype):
         super().__init__()
-        scale_O1 = linear.weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / LARGEST
+        weight_OI = weight_OI.detach()
+        scale_O1 = weight_OI.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / LARGEST
         self.weight_IO: Tensor
-        self.register_buffer("weight_IO", (linear.weight / scale_O1).round().to(torch.int8).t())
+        self.register_buffer("weight_IO", (weight_OI / scale_O1).round().to(torch.int8).t())
         self.scale_O: Tensor
         self.register_buffer("scale_O", scale_O1.squeeze(1).float())
-        self.bias = linear.bias
+        self.bias, self.out_dtype = bias_O, out_dtype
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         x_NI = x.flatten(0, -2).float()
         scale_N1 = x_NI.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12) / LARGEST
         product_NO = torch._int_mm((x_NI / scale_N1).round_().to(torch.int8), self.weight_IO)
-        y_NO = product_NO.float().mul_(scale_N1).mul_(self.scale_O).add_(self.bias.float())
-        return y_NO.to(torch.bfloat16).unflatten(0, x.shape[:-1])
+        y_NO = product_NO.float().mul_(scale_N1).mul_(self.scale_O)
+        if self.bias is not None:
+            y_NO.add_(self.bias.float())
+        return y_NO.to(self.out_dtype).unflatten(0, x.shape[:-1])
 
 
-def to_int8(model: nn.Module) -> None:
+def to_int8(model: nn.Module, out_dtype: torch.dtype) -> None:
     """Replaces every linear layer of a model, in place."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.Linear):
-                setattr(module, name, Int8Linear(child))
+                setattr(module, name, Int8Linear(child.weight, child.bias, out_dtype))
