@@ -1,4 +1,4 @@
-"""What a user did wrong, said once and clearly; imports nothing.
+"""What a user did wrong, said once and clearly; imports nothing of ours.
 
 Every message has three parts: what is wrong with its value, why it matters, what to write instead.
 Commands print it without a traceback and leave with exit code 1. Anything else that escapes is our bug.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
 
 class UserError(Exception):
@@ -28,3 +30,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest known word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def import_extra(package: str, extra: str) -> Any:
+    """An optional package. Raises: UserError that names the extra which brings it."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise UserError(
+            f"{package} cannot be imported ({error}), but this is done with it; write pip install 'kdlab[{extra}]'"
+        ) from error
