@@ -135,6 +135,12 @@ def _devices(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             f"trainer.teacher_precision=int8 but trainer.device={cfg.trainer.device}: int8 teachers are for CPUs, "
             "where they are faster than bf16; write trainer.teacher_precision=bf16 or trainer.device=cpu"
         )
+    for group in ("decode", "label_decode"):
+        if cfg[group].precision == "int8" and cfg.trainer.device != "cpu":
+            yield (
+                f"{group}.precision=int8 but trainer.device={cfg.trainer.device}: int8 layers are for CPUs alone; write "
+                f"{group}.precision=bf16 or trainer.device=cpu"
+            )
 
 
 def _models(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
@@ -210,7 +216,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("objective", "objective@baseline_objective"), term_checks.one_term),
     (("objective", "student", "teacher"), term_checks.hidden_states),
     (("recipe",), _until),
-    (("trainer",), _devices),
+    (("trainer", "decode", "decode@label_decode"), _devices),
     (("student", "teacher", "data"), _models),
     (("init", "recipe", "student", "teacher"), teacher_checks.init),
     (("data", "evaluate"), _tests),

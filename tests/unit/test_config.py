@@ -254,6 +254,7 @@ ONE_MISTAKE = [
     (f"teacher_cache=hidden student=toy_2x2 {COSINE}", "compares hidden states of layers, which teacher_cache=hidden"),
     ("teacher_cache=top_k objective=logits_mse recipe=word_kd", "logits of all tokens, but teacher_cache=top_k keeps"),
     ("trainer.teacher_precision=int8 trainer.device=auto", "int8 but trainer.device=auto: int8 teachers are for CPUs"),
+    ("label_decode.precision=int8 trainer.device=cuda", "label_decode.precision=int8 but trainer.device=cuda"),
     ("recipe=word_kd objective=ancestor objective.terms.kd.weight=2", "terms.kd.term.weight=1 but"),
     (f"{TRIPLE} student=toy_2x2 objective.terms.cos.term.stack=encoder", "sums over encoder positions; write"),
     ("until=cache_teacher", "until=cache_teacher is no step of recipe=hybrid"),
