@@ -138,7 +138,7 @@ def _devices(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     for group in ("decode", "label_decode"):
         if cfg[group].precision == "int8" and cfg.trainer.device != "cpu":
             yield (
-                f"{group}.precision=int8 but trainer.device={cfg.trainer.device}: int8 layers are for CPUs alone; write "
+                f"{group}.precision=int8 but trainer.device={cfg.trainer.device}: int8 layers are for CPUs; write "
                 f"{group}.precision=bf16 or trainer.device=cpu"
             )
 
