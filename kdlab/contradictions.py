@@ -5,6 +5,7 @@ Each check names the groups that it reads, so that it is left out where one of t
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -136,11 +137,22 @@ def _devices(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             "where they are faster than bf16; write trainer.teacher_precision=bf16 or trainer.device=cpu"
         )
     for group in ("decode", "label_decode"):
-        if cfg[group].precision == "int8" and cfg.trainer.device != "cpu":
+        ours = cfg[group].get("engine", "pytorch") == "pytorch"
+        if ours and cfg[group].precision == "int8" and cfg.trainer.device != "cpu":
             yield (
                 f"{group}.precision=int8 but trainer.device={cfg.trainer.device}: int8 layers are for CPUs; write "
                 f"{group}.precision=bf16 or trainer.device=cpu"
             )
+
+
+def _engine(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """Said before a teacher is trained for hours."""
+    used = cfg.label_decode.engine == "ctranslate2" and "pseudo_label" in cfg.recipe.steps
+    if used and importlib.util.find_spec("ctranslate2") is None:
+        yield (
+            "label_decode.engine=ctranslate2 needs a package that is not installed; write pip install 'kdlab[ct2]', "
+            "or label_decode.engine=pytorch"
+        )
 
 
 def _models(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
@@ -217,6 +229,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("objective", "student", "teacher"), term_checks.hidden_states),
     (("recipe",), _until),
     (("trainer", "decode", "decode@label_decode"), _devices),
+    (("recipe", "decode@label_decode"), _engine),
     (("student", "teacher", "data"), _models),
     (("init", "recipe", "student", "teacher"), teacher_checks.init),
     (("data", "evaluate"), _tests),

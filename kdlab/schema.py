@@ -161,6 +161,13 @@ class Decode:
 
 
 @dataclass
+class LabelDecode(Decode):
+    """How pseudo-labels are made."""
+
+    engine: str = one_of("pytorch", "ctranslate2")
+
+
+@dataclass
 class Evaluate:
     """What is scored."""
 
@@ -230,7 +237,7 @@ class Config:
     baseline_objective: Objective = MISSING
     optim: Optim = MISSING
     decode: Decode = MISSING
-    label_decode: Decode = MISSING
+    label_decode: LabelDecode = MISSING
     evaluate: Evaluate = MISSING
     trainer: Trainer = MISSING
     logger: dict[str, Any] = MISSING

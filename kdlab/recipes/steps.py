@@ -139,12 +139,15 @@ def pseudo_labels(settings: Settings) -> list[Step]:
     """The teacher's translation of the training sources; nothing when no term of the objective looks at it."""
     if not uses_labels(settings["objective"]):
         return []
+    decode = dict(settings["label_decode"])
+    if decode["engine"] == "pytorch":
+        del decode["engine"]  # keys are what they were before there was a second one
     return [
         Step(
             name="pseudo_label",
             stage="pseudo_label",
             version=pseudo_label.VERSION,
-            params={"decode": settings["label_decode"]},
+            params={"decode": decode},
             inputs={"corpus": "corpus", "teacher": "teacher"},
             run=pseudo_label.run,
             local={**_device(settings), "min_labelled": settings["min_labelled"]},

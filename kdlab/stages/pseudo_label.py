@@ -7,13 +7,17 @@ A row gets no label, and training falls back to its gold target, when the hypoth
 - is empty: its text has no characters; or
 - is missing: the source is longer than the teacher's positions.
 A teacher with another vocabulary than the corpus is fed the source text, and its text is encoded as the corpus is.
+
+With decode.engine=ctranslate2 the teacher is exported when the stage starts, and both engines decode a sample of the
+rows: the summary says how far the labels are those of the fp32 teacher in PyTorch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +26,15 @@ from kdlab.errors import UserError
 
 if TYPE_CHECKING:
     from kdlab.data.prepared import PreparedCorpus
-    from kdlab.decoding.beam import BeamConfig
+    from kdlab.decoding.beam import BeamConfig, Hypothesis
     from kdlab.decoding.translator import Translator
+
+    Search = Callable[..., list[list[Hypothesis]]]  # translate.translate without its model
 
 VERSION = 1
 CHUNK_ROWS = 2048  # decides the batches and with them the last bits of scores: to change it, raise VERSION
+SAMPLE_ROWS = 64  # decoded by both engines
+STORED = {"fp32": "none", "bf16": "bf16", "int8": "int8"}  # precision: quantization of the export
 
 
 @dataclass
@@ -52,7 +60,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     """Decodes the training sources of a corpus with a teacher.
 
     inputs: corpus, teacher (a model folder). params: decode {beam_size, length_penalty, max_length_ratio,
-    max_length_extra, batch_tokens, precision}. local: device, threads, min_labelled (share of rows).
+    max_length_extra, batch_tokens, precision; engine, else PyTorch}. local: device, threads, min_labelled (share of
+    rows).
     Writes what data/labels.py reads.
     Raises: UserError where the teacher folder is no whole model, or too few rows get a label.
     """
@@ -61,16 +70,26 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     from kdlab.data.labels import LabelWriter
     from kdlab.data.prepared import PreparedCorpus
     from kdlab.decoding.beam import BeamConfig
+    from kdlab.decoding.translate import translate
     from kdlab.decoding.translator import Translator
 
     runtime.start_torch(local["threads"])
     decode = dict(params["decode"])
-    batch_tokens, precision = decode.pop("batch_tokens"), decode.pop("precision")
+    batch_tokens, precision, engine = decode.pop("batch_tokens"), decode.pop("precision"), decode.pop("engine", None)
     config = BeamConfig(**decode)
     corpus = PreparedCorpus.open(inputs["corpus"])
-    teacher = Translator.open(inputs["teacher"], precision=precision, device=runtime.device(local["device"]))
+    exported, device = engine == "ctranslate2", runtime.device(local["device"])
+    teacher = Translator.open(inputs["teacher"], precision="fp32" if exported else precision, device=device)
+    search: Search = partial(translate, teacher.model)
 
     order = np.argsort(-corpus.train.src_len, kind="stable")
+    agreement: dict[str, Any] = {}
+    if exported:
+        own, folder = search, out / "scratch" / "ctranslate2"
+        search = _ctranslate2(teacher, folder, STORED[precision], device, local["threads"])
+        sample = _src_ids(corpus, teacher, order[:: max(1, len(order) // SAMPLE_ROWS)][:SAMPLE_ROWS])
+        fits = [ids for ids in sample if len(ids) <= teacher.model.config.max_positions]
+        agreement = _agreement(*(engine(fits, config, batch_tokens=batch_tokens) for engine in (own, search)))
     starts = range(0, len(order), CHUNK_ROWS)
     names = [out / "scratch" / f"chunk_{number:06d}.json" for number in range(len(starts))]
     done = sum(
@@ -82,7 +101,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         for start, name in zip(starts, names, strict=True):
             if not name.exists():
                 rows = order[start : start + CHUNK_ROWS]
-                chunk = _decode(corpus, teacher, rows, config, batch_tokens, shown.update)
+                chunk = _decode(corpus, teacher, search, rows, config, batch_tokens, shown.update)
                 files.write_text(name, json.dumps(asdict(chunk), allow_nan=False))
 
     totals: dict[str, Any] = dict.fromkeys(("empty", "unfinished", "too_long", "src_tokens", "wall_s", "cpu_s"), 0)
@@ -119,28 +138,61 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         "tokens_per_cpu_s": round(tokens / max(totals["cpu_s"], 1e-9), 1),
         "cpu_s": round(totals["cpu_s"], 1),
         "parameters": sum(parameter.numel() for parameter in teacher.model.parameters()),
+        **({"agreement": agreement} if agreement else {}),
         "rule": "empty, unfinished and missing hypotheses give no label; the row keeps its gold target alone",
     }
 
 
+def _ctranslate2(teacher: Translator, folder: Path, quantization: str, device: str, threads: int) -> Search:
+    """The search of the exported teacher."""
+    from kdlab.decoding.ctranslate2 import CTranslate2Model
+    from kdlab.deploy.ctranslate2 import export
+
+    tokenizer = teacher.tokenizer
+    export(teacher.model, tokenizer.src_pieces, tokenizer.tgt_pieces, folder, quantization=quantization)
+    return CTranslate2Model.open(folder, device=device, threads=threads).translate
+
+
+def _agreement(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]]) -> dict[str, Any]:
+    """How far two engines say the same of the same sources: share of equal best hypotheses, difference of scores."""
+    pairs = [(mine[0], other[0]) for mine, other in zip(ours, theirs, strict=True)]
+    same = sum(mine.ids == other.ids for mine, other in pairs)
+    apart = [abs(mine.score - other.score) for mine, other in pairs]
+    found = {"rows": len(pairs), "same": same, "mean_score_difference": round(sum(apart) / max(1, len(apart)), 6)}
+    runtime.say(
+        f"pseudo_label: CTranslate2 and the fp32 teacher in PyTorch agree on {same} of {len(pairs)} hypotheses, scores "
+        f"differ by {found['mean_score_difference']} on average"
+    )
+    return found
+
+
+def _src_ids(corpus: PreparedCorpus, teacher: Translator, rows: Any) -> list[list[int]]:
+    """Sources as the teacher knows them; `rows` are positions in the corpus."""
+    if teacher.tokenizer.fingerprint == corpus.tokenizer.fingerprint:
+        return [ids.tolist() for ids in corpus.train.src_ids(rows)]
+    return teacher.tokenizer.encode_src(corpus.train.src_text(rows))
+
+
 def _decode(
-    corpus: PreparedCorpus, teacher: Translator, rows: Any, config: BeamConfig, batch_tokens: int, progress: Any
+    corpus: PreparedCorpus,
+    teacher: Translator,
+    search: Search,
+    rows: Any,
+    config: BeamConfig,
+    batch_tokens: int,
+    progress: Any,
 ) -> Chunk:
     """Decodes one chunk; `rows` are positions in the corpus."""
-    from kdlab.decoding.translate import translate
     from kdlab.evaluation.efficiency import Stopwatch
     from kdlab.types import EOS_ID
 
     source, chunk, watch = corpus.train, Chunk(), Stopwatch()
     same_ids = teacher.tokenizer.fingerprint == corpus.tokenizer.fingerprint
     with watch:
-        if same_ids:
-            src_ids = [ids.tolist() for ids in source.src_ids(rows)]
-        else:
-            src_ids = teacher.tokenizer.encode_src(source.src_text(rows))
+        src_ids = _src_ids(corpus, teacher, rows)
         fits = [at for at, ids in enumerate(src_ids) if len(ids) <= teacher.model.config.max_positions]
         short = [src_ids[at] for at in fits]
-        found = translate(teacher.model, short, config, batch_tokens=batch_tokens, progress=progress)
+        found = search(short, config, batch_tokens=batch_tokens, progress=progress)
     chunk.rows = source.row_id[rows].tolist()
     chunk.too_long = len(rows) - len(fits)
     progress(chunk.too_long)

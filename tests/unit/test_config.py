@@ -269,6 +269,14 @@ def test_one_mistake_gives_one_clear_message(line: str, expected: str) -> None:
     assert "\n" not in problem
 
 
+def test_a_missing_engine_is_named_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (problem,) = problems("label_decode.engine=ctranslate2")
+    assert "pip install 'kdlab[ct2]'" in problem
+    (problem,) = problems("label_decode.engine=marian")
+    assert "pytorch, ctranslate2" in problem
+
+
 def test_all_mistakes_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         compose.compose(["temprature=1.0", "temperature=-1.0", "objective=word_kd", "teacher=none"])

@@ -125,6 +125,21 @@ def test_a_teacher_with_another_vocabulary_labels_through_text(made, tmp_path):
         assert ids.tolist() == other.tokenizer.encode_tgt([text])[0]
 
 
+def test_the_second_engine_gives_the_same_labels_and_says_how_far_it_agrees(made, tmp_path):
+    pytest.importorskip("ctranslate2")
+    own = pseudo_label.run(tmp_path / "own", made, {"decode": DECODE}, LOCAL)
+    other = pseudo_label.run(tmp_path / "other", made, {"decode": DECODE | {"engine": "ctranslate2"}}, LOCAL)
+    assert "agreement" not in own and own["labels"] > 0
+    found = other["agreement"]
+    assert found["rows"] == found["same"] == pseudo_label.SAMPLE_ROWS and found["mean_score_difference"] < 1e-4
+    counts = ("labels", "empty", "unfinished", "too_long", "tokens")
+    assert [other[name] for name in counts] == [own[name] for name in counts]
+    rows = PreparedCorpus.open(made["corpus"]).train
+    mine, theirs = (PseudoLabels.open(tmp_path / name, rows) for name in ("own", "other"))
+    index = np.flatnonzero(mine.has_label)
+    assert theirs.text(index) == mine.text(index)
+
+
 def test_models_are_scored_on_every_test_set(made, tmp_path):
     params = {"decode": DECODE, "metrics": ["bleu", "chrf"], "tests": ["one", "two"]}
     inputs = {"corpus": made["corpus"], "model": made["teacher"]}

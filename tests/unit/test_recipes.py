@@ -126,6 +126,7 @@ EVALUATIONS = {"evaluate", "evaluate_teacher", "evaluate_baseline"}
         ("teacher.seed=2", TEACHER),
         ("teacher.max_steps=10", TEACHER),
         ("label_decode.beam_size=2", LABELS),
+        ("label_decode.engine=ctranslate2", LABELS),
         ("decode.beam_size=2", EVALUATIONS),
         ("evaluate.metrics=[bleu]", EVALUATIONS),
         ("trainer.precision=bf16", {*TEACHER, *STUDENT, *ALONE}),
