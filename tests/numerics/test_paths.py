@@ -92,6 +92,21 @@ def test_outcomes_of_both_sides_sum_to_one():
             torch.testing.assert_close(side.exp().sum(-1), torch.ones(N, dtype=torch.float64))
 
 
+def test_under_adam_a_factor_on_kd_alone_changes_no_step():
+    """The deck's weights of 1 to 200 cannot act on its KD-only rows: Adam divides them out."""
+    ended = []
+    for weight in (1.0, 200.0):
+        student = logits(1).requires_grad_()
+        adam = torch.optim.Adam([student], lr=1e-2, betas=(0.9, 0.98), eps=1e-9)
+        for _ in range(50):
+            adam.zero_grad()
+            (weight * WordKD(10.0)(student, logits(2), TGT).mean()).backward()
+            adam.step()
+        ended.append(student.detach())
+    assert (ended[0] - logits(1)).abs().max() > 0.1
+    torch.testing.assert_close(ended[0], ended[1], atol=1e-5, rtol=0)
+
+
 # --- hidden terms ----------------------------------------------------------------------------------------------
 
 
