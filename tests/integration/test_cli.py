@@ -172,3 +172,11 @@ def test_hydras_own_flags_answer(
     assert "recipe/hybrid" in capsys.readouterr().out
     assert main(["--cfg", "job", "temprature=1"]) == 1
     assert main(["--config-path", "x"]) == 1
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_any_work(at: Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    monkeypatch.setattr("kdlab.runtime.device", lambda wanted: "cpu")
+    assert main(["trainer.device=cuda"]) == 1
+    said = capsys.readouterr().err
+    assert "trainer.device=cuda, but torch finds no GPU here" in said and "Traceback" not in said
+    assert not (at / "store").exists()

@@ -57,8 +57,8 @@ def rows(folder: Path) -> int:
     return max((len(path.read_text().splitlines()) for path in found), default=0)
 
 
-def kill_at(folder: Path, row: str) -> None:
-    """Starts the command and kills it with -9 when a row of metrics.csv begins so."""
+def kill_at(folder: Path, row: str, number: int) -> int:
+    """Starts the command and sends it a signal when a row of metrics.csv begins so; its exit code."""
     process = subprocess.Popen(command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     begun = time.monotonic()
     while process.poll() is None and time.monotonic() - begun < 120:
@@ -66,8 +66,8 @@ def kill_at(folder: Path, row: str) -> None:
         if any(row in path.read_text() for path in logs):
             break
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(number)
+    return process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,11 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kill_after_step", [5, 12, 26, 39])
-def test_killed_and_resumed_is_bit_identical(uninterrupted, tmp_path, kill_after_step):
+@pytest.mark.parametrize(
+    ("kill_after_step", "number", "code"),
+    [(5, signal.SIGKILL, -9), (12, signal.SIGTERM, 130), (26, signal.SIGKILL, -9), (39, signal.SIGKILL, -9)],
+)
+def test_killed_and_resumed_is_bit_identical(uninterrupted, tmp_path, kill_after_step, number, code):
     """Killed before the first checkpoint, between checkpoints, after a validation, near the end."""
     # the finished steps before the student are shared: only the student is under test
     for stage in ("prepare_corpus", "pseudo_label", "train_model"):
@@ -89,8 +92,9 @@ def test_killed_and_resumed_is_bit_identical(uninterrupted, tmp_path, kill_after
                 os.symlink(artefact, tmp_path / "store" / stage / artefact.name)
     finished = tmp_path / "store" / "train_model" / student(uninterrupted).name / "manifest.json"
     for _ in range(3):  # a busy machine may let a run end before we look
-        kill_at(tmp_path, f"\n{kill_after_step - kill_after_step % 5},")
+        found = kill_at(tmp_path, f"\n{kill_after_step - kill_after_step % 5},", number)
         if not finished.exists():
+            assert found == code
             break
         shutil.rmtree(finished.parent)
     assert not finished.exists() and rows(tmp_path) > 1, "the run was not killed in the middle of its training"
