@@ -114,7 +114,7 @@ def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         objective = names.get("objective", "this one")
         yield f"mix={cfg.mix} draws gold rows but objective={objective} has no term on them; write mix=0"
     for name, term in cfg.baseline_objective.terms.items():
-        if _has_baseline(cfg) and (term.on == "pseudo" or teacher_checks.needs_teacher(term)):
+        if _has_baseline(cfg) and (term.on == "pseudo" or targets.needs_teacher(term.term._target_)):
             yield (
                 f"baseline_objective.terms.{name} needs a teacher, but the baseline has none; "
                 "choose objective@baseline_objective=nll"

@@ -107,6 +107,11 @@ def build(node: DictConfig | dict[Any, Any], **extra: Any) -> Any:
     return instantiate(node, **extra)
 
 
+def needs_teacher(target: str) -> bool:
+    """Whether a term compares with a teacher: its class says `needs_teacher`."""
+    return bool(signature(target).flags.get("needs_teacher", True))
+
+
 @lru_cache(maxsize=256)
 def signature(target: str) -> Signature:
     """The arguments that a dotted path takes. Raises: UserError for a path that leads nowhere."""

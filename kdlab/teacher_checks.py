@@ -200,9 +200,8 @@ def _named(plain: Any) -> dict[str, Any]:
 
 def kd_terms(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
     """The terms with a weight that compare with a teacher."""
-    return ((str(n), term) for n, term in cfg.objective.terms.items() if term.weight > 0 and needs_teacher(term))
-
-
-def needs_teacher(term: DictConfig) -> bool:
-    """Whether a term compares with a teacher: its class says `needs_teacher`."""
-    return bool(targets.signature(term.term._target_).flags.get("needs_teacher", True))
+    return (
+        (str(n), term)
+        for n, term in cfg.objective.terms.items()
+        if term.weight > 0 and targets.needs_teacher(term.term._target_)
+    )

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from kdlab import targets, teacher_checks
+from kdlab.objectives import layer_pairs
 
 
 def one_term(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
@@ -31,7 +32,7 @@ def one_term(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             if term.per == "tgt_token" and term.term.get("stack") == "encoder":
                 yield f"{path}.per=tgt_token but it sums over encoder positions; write {path}.per=src_token"
             weights = term.term.get("weight_at")
-            if weights is not None and not _is_pairs(weights, float):
+            if weights is not None and not _is_table(weights):
                 yield f"{path}.term.weight_at must be pairs [temperature, factor], got {weights}; write e.g. [[1, 2]]"
             elif weights is not None and term.term.temperature not in [pair[0] for pair in weights]:
                 yield (
@@ -49,12 +50,10 @@ def hidden_states(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     teacher = teacher_checks.architecture(cfg)
     for name, term in hidden.items():
         path, stack, layers = f"objective.terms.{name}.term", term.get("stack", "decoder"), term.get("layers", "last")
-        if isinstance(layers, str) and layers not in ("last", "spread"):
-            yield f"{path}.layers={layers} is no rule; write last, spread or pairs like [[0, 3]] (student, teacher)"
-            continue
-        if not isinstance(layers, str) and not _is_pairs(layers, int):
-            yield f"{path}.layers={layers} are no pairs of layers; write pairs like [[0, 3]] (student, teacher)"
-            continue
+        plain = OmegaConf.to_container(layers) if OmegaConf.is_config(layers) else layers
+        depths = (model.get(f"num_{stack}_layers") for model in (cfg.student, teacher or {}))
+        if problem := layer_pairs.problem(plain, *depths):
+            yield f"{path}.{problem}"
         if not teacher or "d_model" not in teacher or "d_model" not in cfg.student:
             continue
         widths = cfg.student.d_model, teacher["d_model"]
@@ -63,13 +62,6 @@ def hidden_states(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
                 f"objective.terms.{name} compares hidden states, but the student's width is {widths[0]} and the "
                 f"teacher's {widths[1]}; write {path}.projection=true, or choose a student of the teacher's width"
             )
-        depth = f"num_{stack}_layers"
-        for student, theirs in [] if isinstance(layers, str) else layers:
-            if not (0 <= student < cfg.student[depth] and 0 <= theirs < teacher[depth]):
-                yield (
-                    f"{path}.layers has the pair [{student}, {theirs}], but the student has {cfg.student[depth]} "
-                    f"{stack} layers and the teacher {teacher[depth]}; write pairs within these, counted from 0"
-                )
 
 
 def flags(term: DictConfig) -> Mapping[str, Any]:
@@ -81,10 +73,9 @@ def _is_hidden(term: DictConfig) -> bool:
     return any(parameter.name == "stack" for parameter in targets.signature(term.term._target_).parameters)
 
 
-def _is_pairs(value: Any, kind: type) -> bool:
+def _is_table(value: Any) -> bool:
     """Whether it is a list of pairs of numbers."""
-    kinds = (int,) if kind is int else (int, float)
     return isinstance(value, ListConfig) and all(
-        isinstance(pair, ListConfig) and len(pair) == 2 and all(isinstance(number, kinds) for number in pair)
+        isinstance(pair, ListConfig) and len(pair) == 2 and all(isinstance(number, int | float) for number in pair)
         for pair in value
     )

@@ -13,31 +13,6 @@ from kdlab.objectives.objective import HiddenTerm, WeightedTerm
 from kdlab.objectives.reduce import Reduced
 from kdlab.types import Batch, ModelOutput, Origin
 
-Layers = str | list[list[int]]
-
-
-def layer_pairs(layers: Layers, num_student: int, num_teacher: int) -> list[tuple[int, int]]:
-    """Pairs (student layer, teacher layer), counted from 0; outputs of layers, never the embedding.
-
-    Args:
-        layers: "last" pairs the two last ones; "spread" pairs every student layer, the student's last with the
-            teacher's last and the others evenly below it: layer i of n with (i + 1) * N // n - 1 of N; or the pairs.
-    Raises: UserError for an unknown rule or a layer that a model does not have.
-    """
-    if layers == "last":
-        return [(num_student - 1, num_teacher - 1)]
-    if layers == "spread":
-        return [(i, max(0, (i + 1) * num_teacher // num_student - 1)) for i in range(num_student)]
-    if isinstance(layers, str):
-        raise UserError(f"layers={layers!r} is no rule for pairs of layers; write last, spread or pairs like [[0, 3]]")
-    for student, teacher in layers:
-        if not (0 <= student < num_student and 0 <= teacher < num_teacher):
-            raise UserError(
-                f"layers has the pair [{student}, {teacher}], but the student has layers 0 to {num_student - 1} and "
-                f"the teacher 0 to {num_teacher - 1}, so there is nothing to compare; write pairs within these"
-            )
-    return [(student, teacher) for student, teacher in layers]
-
 
 def projections(
     terms: Mapping[str, WeightedTerm], d_student: int, d_teacher: int, layers: Mapping[str, tuple[int, int]]

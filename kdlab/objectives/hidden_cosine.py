@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from kdlab.objectives.hidden import layer_pairs
+from kdlab.objectives.layer_pairs import layer_pairs
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class HiddenCosine:
 
     Args:
         stack: encoder (real source positions) or decoder (real target positions).
-        layers: "last", "spread" or pairs [[student, teacher], ...], see `hidden.layer_pairs`.
+        layers: "last", "spread" or pairs [[student, teacher], ...], see `layer_pairs`.
         projection: a learned matrix brings the student to the teacher's width first.
 
     Units:  none; 0 for the same direction, 2 for the opposite one. The length of a state does not matter.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from kdlab.objectives.hidden import layer_pairs
+from kdlab.objectives.layer_pairs import layer_pairs
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class HiddenMse:
 
     Args:
         stack: encoder (real source positions) or decoder (real target positions).
-        layers: "last", "spread" or pairs [[student, teacher], ...], see `hidden.layer_pairs`.
+        layers: "last", "spread" or pairs [[student, teacher], ...], see `layer_pairs`.
         projection: a learned matrix brings the student to the teacher's width first.
 
     Units:  squared activations, a mean over the width.

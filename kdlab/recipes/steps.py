@@ -197,7 +197,7 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
         node = {"mix": settings["mix"], "mix_by": settings["mix_by"], **node}
     inputs = {"corpus": "corpus"}
     starts_from_teacher = targets.signature(settings["init"]["_target_"]).takes("teacher")
-    compares = any(needs_teacher(term) for term in node["terms"].values())
+    compares = any(targets.needs_teacher(term["term"]["_target_"]) for term in node["terms"].values())
     if starts_from_teacher or compares:
         inputs["teacher"] = "teacher"
     if labels:
@@ -263,13 +263,8 @@ def uses_labels(objective: dict[str, Any]) -> bool:
 
 def uses_cache(settings: Settings, objective: dict[str, Any]) -> bool:
     """Whether a term with weight compares with a teacher whose answers are kept."""
-    compares = any(needs_teacher(term) for term in _active(objective)["terms"].values())
+    compares = any(targets.needs_teacher(term["term"]["_target_"]) for term in _active(objective)["terms"].values())
     return compares and settings["teacher_cache"]["kind"] != "none"
-
-
-def needs_teacher(term: dict[str, Any]) -> bool:
-    """Whether a term compares with a teacher: its class says `needs_teacher`."""
-    return bool(targets.signature(term["term"]["_target_"]).flags.get("needs_teacher", True))
 
 
 def _active(objective: dict[str, Any]) -> dict[str, Any]:

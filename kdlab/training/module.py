@@ -150,7 +150,7 @@ class StudentModule(lightning.LightningModule):
         hidden = {name: terms[name] for name in terms if name in self.objective.hidden_terms}
         tokens = {name: terms[name] for name in terms if name not in hidden}
         settings: dict[str, Any] = {"chunk_size": self._chunk_size, "padded": padded}
-        if self._teacher is None or not self.objective.needs_teacher:
+        if self._teacher is None or not any(t.term.needs_teacher for t in terms.values()):
             return reduce(tokens, scales, targets, student, None, **settings)
         with self._teacher.guide(batch, split=split, padded=padded) as (guide, seen):
             reduced = reduce(tokens, scales, targets, student, guide, **settings)

@@ -107,6 +107,8 @@ def allowed(module):
         return ROOMS[room] | FREE | {room}
     if module == "teacher_checks":
         return CONFIGURATION | FREE | {"models.layer_rules"}  # whether a teacher's layers fit; knows no torch
+    if module == "term_checks":
+        return CONFIGURATION | FREE | {"objectives.layer_pairs"}  # which layers are compared; knows no torch
     if module in CONFIGURATION:
         return CONFIGURATION | FREE
     if module in COMMANDS:

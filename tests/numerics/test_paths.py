@@ -5,9 +5,10 @@ import torch
 
 from kdlab.errors import UserError
 from kdlab.objectives.distributions import Softened, log_probs
-from kdlab.objectives.hidden import layer_pairs, projections, reduce_hidden
+from kdlab.objectives.hidden import projections, reduce_hidden
 from kdlab.objectives.hidden_cosine import HiddenCosine
 from kdlab.objectives.hidden_mse import HiddenMse
+from kdlab.objectives.layer_pairs import layer_pairs
 from kdlab.objectives.nll import Nll
 from kdlab.objectives.objective import AnalyticTerm, HiddenTerm, WeightedTerm
 from kdlab.objectives.word_kd import WordKD
@@ -191,7 +192,7 @@ def test_t22_spread_pairs_every_student_layer_and_ends_with_both_last(student, t
     assert layer_pairs("last", student, teacher) == [(student - 1, teacher - 1)]
 
 
-@pytest.mark.parametrize(("layers", "message"), [("first", "no rule"), ([[0, 6]], "teacher 0 to 5")])
+@pytest.mark.parametrize(("layers", "message"), [("first", "no rule"), ([[0, 6]], "teacher has layers 0 to 5")])
 def test_t22_unknown_layers_are_refused(layers, message):
     with pytest.raises(UserError, match=message):
         HiddenCosine(layers=layers).pairs(3, 6)

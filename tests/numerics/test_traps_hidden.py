@@ -8,7 +8,7 @@ from kdlab.errors import UserError
 from kdlab.models import layer_rules, layer_skip
 from kdlab.models.init import random_init
 from kdlab.models.transformer import Transformer, TransformerConfig
-from kdlab.objectives import hidden
+from kdlab.objectives import hidden, hidden_cosine
 from kdlab.objectives.hidden_cosine import HiddenCosine
 from kdlab.objectives.hidden_mse import HiddenMse
 from kdlab.objectives.objective import WeightedTerm
@@ -128,7 +128,7 @@ def test_t21_layers_are_counted_from_the_first_layers_output(path):
 
 def always_the_first(patch):
     patch.setattr(layer_rules, "RULES", dict.fromkeys(layer_rules.RULES, lambda N, n: list(range(n))))
-    patch.setattr(hidden, "layer_pairs", lambda layers, n, N: [(i, i) for i in range(n)])
+    patch.setattr(hidden_cosine, "layer_pairs", lambda layers, n, N: [(i, i) for i in range(n)])
 
 
 def the_ancestors_range(patch):
@@ -141,7 +141,7 @@ def test_t22_layers_are_spread_over_the_whole_teacher(path):
     for depths, every_n, last in (((6, 3), [0, 2, 4], [1, 3, 5]), ((12, 3), [0, 4, 8], [3, 7, 11])):
         assert layer_rules.layers("every_n", *depths) == every_n
         assert layer_rules.layers("last_of_block", *depths) == last
-        assert hidden.layer_pairs("spread", *depths[::-1]) == list(enumerate(last))
+        assert hidden_cosine.HiddenCosine(layers="spread").pairs(*depths[::-1]) == list(enumerate(last))
     spread = layer_rules.layers("spread", 24, 6)
     assert (len(spread), spread[0], spread[-1]) == (6, 0, 23)
 

@@ -191,7 +191,10 @@ ONE_MISTAKE = [
     ("recipe=word_kd objective=deck_weights objective.terms.kd.term.weight_at=[1,2]", "must be pairs [temperature,"),
     (TRIPLE, "student's width is 64 and the teacher's 96; write objective.terms.cos.term.projection=true"),
     (f"{TRIPLE} student=toy_2x2 objective.terms.cos.term.layers=first", "layers=first is no rule; write last, spread"),
-    (f"{TRIPLE} student=toy_2x2 objective.terms.cos.term.layers=[[0,2]]", "has the pair [0, 2], but the student has 2"),
+    (
+        f"{TRIPLE} student=toy_2x2 objective.terms.cos.term.layers=[[0,2]]",
+        "has the pair [0, 2], but the teacher has layers 0 to 1",
+    ),
     (f"{TRIPLE} student=toy_2x2 objective.terms.cos.term.layers=[0,2]", "layers=[0, 2] are no pairs of layers"),
     (
         f"recipe=word_kd objective=ancestor student=toy_2x2 {COSINE}",

@@ -196,13 +196,14 @@ def test_a_teacher_has_a_precision_of_its_own_and_a_row_no_neighbours(precision,
     def states(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         (batch,) = evaluation_batches(rows(count), microbatch_tokens=10**6, **PADS)
         order = batch.row_id_B[batch.targets.source_R].repeat_interleave(batch.targets.mask_RT.sum(1))
-        return teacher(batch).decoder_ND[order < 5].float(), exact(batch).decoder_ND[order < 5]
+        few = order.argsort(stable=True)[: int((order < 5).sum())]  # the rows with the smallest ids, in their order
+        return teacher(batch).decoder_ND[few].float(), exact(batch).decoder_ND[few]
 
     many, expected = states(40)
     few, _ = states(5)
     error = (many - expected).square().mean().sqrt() / expected.square().mean().sqrt()
     assert 0 < error < tolerance
-    assert many.sort(0)[0].sub(few.sort(0)[0]).abs().max() < 0.02  # bf16 products of another shape round differently
+    assert (many - few).abs().max() < 0.02  # bf16 products of another shape round differently
     assert teacher.dtype == torch.bfloat16
 
 

@@ -10,7 +10,7 @@ from kdlab.teachers.frozen import FrozenTeacher
 from kdlab.training.callbacks import Resume
 from kdlab.training.module import StudentModule
 from tests.traps import trap
-from tests.unit.test_training import PADS, V, evaluation_batches, model, rows, train
+from tests.unit.test_training import KD, PADS, V, evaluation_batches, model, rows, train
 
 TRIPLE = Objective(
     {
@@ -105,7 +105,9 @@ def spied(net, seen):
 @trap(target_as_prefix, paths=("fit",))
 def test_t24_student_and_teacher_read_the_very_same_prefixes(path, tmp_path):
     ours, theirs = [], []
-    train(tmp_path, max_steps=2, student=spied(model(1), ours), teacher=FrozenTeacher(spied(model(2), theirs)))
+    alone = Objective({"kd": KD.terms["kd"]})  # so that the teacher is asked whenever the student is
+    models = {"student": spied(model(1), ours), "teacher": FrozenTeacher(spied(model(2), theirs))}
+    train(tmp_path, max_steps=2, objective=alone, **models)
     assert len(ours) == len(theirs) > 2
     assert all(one is other for one, other in zip(ours, theirs, strict=True))
     assert all((prefix[:, 0] == V - 1).all() for prefix in ours)
