@@ -5,15 +5,16 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from kdlab.artifacts.stage import Step
-from kdlab.recipes import steps
+from kdlab.recipes import labelling, steps, teachers
+from kdlab.recipes.settings import resolve
 
 
 def plan(cfg: DictConfig) -> list[Step]:
     """corpus, teacher, pseudo_label, student (with the teacher beside it), evaluate."""
-    settings = steps.resolve(cfg)
+    settings = resolve(cfg)
     return [
-        *steps.corpus_and_teacher(settings),
-        *steps.pseudo_labels(settings),
+        *teachers.corpus_and_teacher(settings),
+        *labelling.pseudo_labels(settings),
         *steps.teacher_cache(settings, labels=True),
         steps.student(settings, labels=True),
         steps.evaluate(settings),

@@ -6,11 +6,12 @@ from omegaconf import DictConfig
 
 from kdlab.artifacts.stage import Step
 from kdlab.recipes import steps
+from kdlab.recipes.settings import resolve
 
 
 def plan(cfg: DictConfig) -> list[Step]:
     """corpus, student, evaluate; no baseline, this is one."""
-    settings = steps.resolve(cfg)
+    settings = resolve(cfg)
     return [
         steps.corpus(settings),
         steps.student(settings),

@@ -5,14 +5,15 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from kdlab.artifacts.stage import Step
-from kdlab.recipes import steps
+from kdlab.recipes import steps, teachers
+from kdlab.recipes.settings import resolve
 
 
 def plan(cfg: DictConfig) -> list[Step]:
     """corpus, teacher, student, evaluate; no pseudo-labels, so `on: all` means gold rows."""
-    settings = steps.resolve(cfg)
+    settings = resolve(cfg)
     return [
-        *steps.corpus_and_teacher(settings),
+        *teachers.corpus_and_teacher(settings),
         *steps.teacher_cache(settings),
         steps.student(settings),
         steps.evaluate(settings),

@@ -1,0 +1,98 @@
+"""The teacher of a recipe: trained here, or brought."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdlab import files
+from kdlab.artifacts.stage import Step
+from kdlab.errors import UserError
+from kdlab.recipes.settings import (
+    Settings,
+    active,
+    adopts_vocabulary,
+    folder_hashes,
+    hash_cache,
+    hashed_trainer,
+    training_local,
+)
+from kdlab.recipes.steps import corpus, evaluate
+from kdlab.stages import convert_model, fetch_model, train_model
+
+NLL = "kdlab.objectives.nll.Nll"
+RANDOM = {"_target_": "kdlab.models.init.random_init"}
+
+
+def corpus_and_teacher(settings: Settings) -> list[Step]:
+    """The prepared corpus, the teacher and its evaluation; a corpus that adopts the vocabulary comes second."""
+    prepared, (made, evaluation) = corpus(settings), teacher(settings)
+    return [made, prepared, evaluation] if adopts_vocabulary(settings) else [prepared, made, evaluation]
+
+
+def teacher(settings: Settings) -> list[Step]:
+    """The teacher, trained here or brought, and its evaluation."""
+    node = settings["teacher"]
+    if node["source"] == "train":
+        made = Step(
+            name="teacher",
+            stage="train_model",
+            version=train_model.VERSION,
+            params={
+                "model": node["model"],
+                "init": RANDOM,  # `init` is the student's: a teacher has no teacher to start from
+                "objective": _teacher_objective(node),
+                "optim": node["optim"],
+                "trainer": hashed_trainer(settings),
+                "max_steps": node["max_steps"],
+                "seed": node["seed"],
+            },
+            inputs={"corpus": "corpus"},
+            run=train_model.run,
+            local=training_local(settings, "teacher"),
+        )
+    elif node["source"] == "folder":
+        with files.remembered_hashes(hash_cache(settings)):
+            hashes = folder_hashes(node["path"], "teacher.path", "a model folder that kdlab has written")
+        made = Step(
+            name="teacher",
+            stage="fetch_model",
+            version=fetch_model.VERSION,
+            params={"sha256": hashes},
+            inputs={},
+            run=fetch_model.run,
+            local={"path": str(node["path"])},
+        )
+    elif node["source"] == "marian":
+        made = Step(
+            name="teacher",
+            stage="convert_model",
+            version=convert_model.VERSION,
+            params=_marian(settings),
+            inputs={},
+            run=convert_model.run,
+            local={"path": str(node["path"])},
+        )
+    else:
+        raise UserError(
+            f"teacher.source={node['source']!r}, but this recipe learns from a teacher; "
+            "choose one, e.g. teacher=toy_2x2, or recipe=train_only"
+        )
+    return [made, evaluate(settings, "evaluate_teacher", model="teacher")]
+
+
+def _teacher_objective(node: dict[str, Any]) -> dict[str, Any]:
+    # Not cfg.objective: a sweep over the student's weights must not train its teacher again.
+    smoothing = node.get("label_smoothing") or 0.0
+    term = {"_target_": NLL, "label_smoothing": smoothing}
+    return active({"terms": {"nll": {"weight": 1.0, "on": "gold", "per": "tgt_token", "term": term}}})
+
+
+def _marian(settings: Settings) -> dict[str, Any]:
+    """A local folder by its content, a model of the hub by name and commit."""
+    path, revision = settings["teacher"]["path"], settings["teacher"]["revision"]
+    if not Path(path).is_dir():
+        return {"hub": path, "revision": revision}
+    places = [Path(path) / name for name in convert_model.FILES]
+    with files.remembered_hashes(hash_cache(settings)):
+        return {"sha256": {place.name: files.sha256_file(place) for place in places if place.is_file()}}
