@@ -81,11 +81,11 @@ def run(options: dict[str, Any]) -> None:
             found = translator.translate(
                 window, config, batch_tokens=options["batch_tokens"], progress=shown.update, first_line=number + 1
             )
-            for hypotheses in found:
+            for candidates in found:
                 number += 1
-                for hypothesis in hypotheses:
-                    fields = [str(number), f"{hypothesis.score:.6f}"] if options["n_best"] > 1 else []
-                    file.write("\t".join([*fields, translator.text(hypothesis)]) + "\n")
+                for candidate in candidates:
+                    fields = [str(number), f"{candidate.score:.6f}"] if options["n_best"] > 1 else []
+                    file.write("\t".join([*fields, candidate.text]) + "\n")
             file.flush()
 
 

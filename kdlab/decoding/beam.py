@@ -5,7 +5,7 @@
 At every step the 2 K best continuations of a sentence's K beams are taken; those among the first K that end in EOS are
 finished hypotheses, the first K that do not end go on. A sentence is done when K hypotheses are finished, or at its
 greatest length; with length_penalty 0, where scores can only fall, already when the best continuation of a step ended.
-The padding id is never produced, and EOS not at the first step: both are masked before the softmax.
+The padding id is never produced, and EOS not at the first step (ensemble.py).
 Equal scores are settled by the lower beam, then the lower id.
 Source: CTranslate2's beam search.
 """
@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kdlab.decoding.ensemble import Ensemble
 from kdlab.errors import UserError
 from kdlab.models.transformer import Transformer
 from kdlab.types import EOS_ID
@@ -89,15 +90,6 @@ class _Sentence:
         self.done = self.done or enough or length >= self.max_length
 
 
-def next_log_probs(logits_RV: Float[Tensor, "R V"], pad_id: int, *, may_end: bool) -> Float[Tensor, "R V"]:
-    """Log-probabilities of the next token in fp32, forbidden tokens left out of the softmax; the logits are used up."""
-    logits_RV = logits_RV.float()
-    logits_RV[:, pad_id] = -torch.inf
-    if not may_end:
-        logits_RV[:, EOS_ID] = -torch.inf
-    return torch.log_softmax(logits_RV, dim=-1)
-
-
 def best_candidates(
     log_probs_BKV: Float[Tensor, "B K V"], scores_BK: Float[Tensor, "B K"], num: int
 ) -> tuple[Float[Tensor, "B C"], Int[Tensor, "B C"], Int[Tensor, "B C"]]:
@@ -126,26 +118,27 @@ def best_candidates(
 
 
 @torch.inference_mode()
-def beam_search(model: Transformer, src_ids: list[list[int]], config: BeamConfig) -> list[list[Hypothesis]]:
+def beam_search(model: Transformer | Ensemble, src_ids: list[list[int]], config: BeamConfig) -> list[list[Hypothesis]]:
     """The `n_best` best hypotheses of every source (which ends in EOS), best first, fewer where fewer were found.
 
     Cut-off hypotheses are returned only for a sentence of which none finished. The model must be in eval mode.
     """
     if not src_ids:
         return []
-    K, pad_id, device = config.beam_size, model.head().pad_id, model.positions.device
-    limits = [config.max_length(len(ids), model.config.max_positions) for ids in src_ids]
+    asked = model if isinstance(model, Ensemble) else Ensemble([model])
+    K, device = config.beam_size, asked.device
+    limits = [config.max_length(len(ids), asked.max_positions) for ids in src_ids]
     sentences = [_Sentence(limit) for limit in limits]
     searched = list(sentences)  # those whose rows the batch still holds
-    state = model.start(*_padded(src_ids, model.config.src_vocab_size - 1, device), K)
-    tokens_BK = torch.full((len(searched), K), pad_id, device=device)
+    state = asked.start(src_ids, K)
+    tokens_BK = torch.full((len(searched), K), asked.pad_id, device=device)
     history_BKT = tokens_BK[..., None][..., :0]
     scores_BK = torch.full((len(searched), K), -torch.inf, device=device)
     scores_BK[:, 0] = 0.0  # all beams begin alike: only the first may speak
 
     for length in range(1, max(limits) + 1):
-        logits_RV = model.logits(model.step(tokens_BK.flatten(), state))
-        log_probs_BKV = next_log_probs(logits_RV, pad_id, may_end=length > 1).unflatten(0, (len(searched), K))
+        log_probs_RV = asked.next_log_probs(tokens_BK.flatten(), state, may_end=length > 1)
+        log_probs_BKV = log_probs_RV.unflatten(0, (len(searched), K))
         scores_BC, beams_BC, tokens_BC = best_candidates(log_probs_BKV, scores_BK, 2 * K)
 
         ends_BC = tokens_BC == EOS_ID
@@ -187,12 +180,3 @@ def beam_search(model: Transformer, src_ids: list[list[int]], config: BeamConfig
         )
     # The sort is stable: of equal scores the one found first leads.
     return [sorted(x.found, key=lambda found: -found.score)[: config.n_best] for x in sentences]
-
-
-def _padded(src_ids: list[list[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Sources as one matrix, and its mask."""
-    lengths = torch.tensor([len(ids) for ids in src_ids])
-    mask_BS = torch.arange(int(lengths.max())) < lengths[:, None]
-    src_BS = torch.full(mask_BS.shape, pad_id)
-    src_BS[mask_BS] = torch.tensor([token for ids in src_ids for token in ids])
-    return src_BS.to(device), mask_BS.to(device)

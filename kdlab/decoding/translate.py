@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -13,6 +14,7 @@ from kdlab.models.int8 import Int8Linear, to_int8
 from kdlab.models.transformer import Transformer
 
 Precision = str  # "fp32", "bf16" or "int8"
+Found = TypeVar("Found")
 
 
 def plan_batches(lengths: Sequence[int], *, batch_tokens: int, beam_size: int) -> list[list[int]]:
@@ -53,20 +55,43 @@ def translate(
                 f"sentence {index + 1} has {len(ids)} tokens, but this model was built for at most {limit} "
                 f"(max_positions); split or drop it"
             )
-    found: dict[int, list[Hypothesis]] = {}
-    batches = plan_batches([len(ids) for ids in src_ids], batch_tokens=batch_tokens, beam_size=config.beam_size)
+
+    def search(batches: Iterable[list[int]]) -> Iterator[list[list[Hypothesis]]]:
+        for batch in batches:
+            yield beam_search(model, [list(src_ids[at]) for at in batch], config)
+
     training = model.training
     model.eval()
     try:
         # The precision is that of the weights; a caller's autocast would also keep casts made without gradient.
         with torch.autocast(model.positions.device.type, enabled=False):
-            for batch in batches:
-                found.update(zip(batch, beam_search(model, [list(src_ids[at]) for at in batch], config), strict=True))
-                if progress is not None:
-                    progress(len(batch))
+            lengths = [len(ids) for ids in src_ids]
+            return planned(search, lengths, batch_tokens=batch_tokens, beam_size=config.beam_size, progress=progress)
     finally:
         model.train(training)
-    return [found[index] for index in range(len(src_ids))]
+
+
+def planned(
+    search: Callable[[list[list[int]]], Iterator[list[Found]]],
+    lengths: Sequence[int],
+    *,
+    batch_tokens: int,
+    beam_size: int,
+    progress: Callable[[int], object] | None = None,
+) -> list[Found]:
+    """What a search of planned batches finds, in the order of the sentences.
+
+    Args:
+        search: gives what it finds of every sentence of each batch, which is a list of positions in `lengths`.
+        progress: called with the number of sentences done after each batch.
+    """
+    batches = plan_batches(lengths, batch_tokens=batch_tokens, beam_size=beam_size)
+    found: dict[int, Found] = {}
+    for batch, results in zip(batches, search(batches), strict=True):
+        found.update(zip(batch, results, strict=True))
+        if progress is not None:
+            progress(len(batch))
+    return [found[index] for index in range(len(lengths))]
 
 
 def for_decoding(model: Transformer, *, precision: Precision, device: str) -> Transformer:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from kdlab.data.lines import read_lines
 from kdlab.data.tokenizer import Tokenizer
-from kdlab.decoding.beam import BeamConfig, Hypothesis
-from kdlab.decoding.translate import Precision, for_decoding, translate
+from kdlab.decoding.beam import BeamConfig
+from kdlab.decoding.engine import Candidate, Sources
+from kdlab.decoding.pytorch import pytorch_engine
+from kdlab.decoding.translate import Precision, for_decoding, planned
 from kdlab.errors import UserError
 from kdlab.models.folder import load_model, read_config
-from kdlab.models.transformer import Transformer
+from kdlab.models.transformer import Transformer, num_parameters
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,13 @@ class Translator:
 
     model: Transformer
     tokenizer: Tokenizer
+    num_parameters: int  # of the model as it is stored: int8 layers have none
 
     @classmethod
     def open(cls, folder: Path, *, precision: Precision, device: str) -> Translator:
         """From a model folder. Raises: UserError where model and tokenizer do not belong together."""
         model, tokenizer = load_model(folder), open_tokenizer(folder)
-        return cls(for_decoding(model, precision=precision, device=device), tokenizer)
+        return cls(for_decoding(model, precision=precision, device=device), tokenizer, num_parameters(model))
 
     def translate(
         self,
@@ -37,28 +40,23 @@ class Translator:
         batch_tokens: int,
         progress: Callable[[int], object] | None = None,
         first_line: int = 1,
-    ) -> list[list[Hypothesis]]:
-        """Hypotheses of every line; a line without tokens gets one that is empty, and is not searched.
+    ) -> list[list[Candidate]]:
+        """Candidates of every line; a line without tokens gets one that is empty, and is not searched.
 
         Args:
             first_line: number of the first line, for messages.
         """
         src_ids = self.tokenizer.encode_src(list(lines))
-        some = [index for index, ids in enumerate(src_ids) if len(ids) > 1]
         self._refuse_long(src_ids, first_line)
-        found = translate(
-            self.model, [src_ids[index] for index in some], config, batch_tokens=batch_tokens, progress=progress
-        )
-        if progress is not None and len(some) < len(lines):
-            progress(len(lines) - len(some))
-        results = [[Hypothesis([], 0.0, 0.0, finished=True)] for _ in lines]
-        for index, hypotheses in zip(some, found, strict=True):
-            results[index] = hypotheses
-        return results
+        engine = pytorch_engine([self.model], self.tokenizer, config, self.num_parameters)
 
-    def text(self, hypothesis: Hypothesis) -> str:
-        """Its text, on one line whatever characters it holds."""
-        return one_line(self.tokenizer.decode_tgt(hypothesis.ids))
+        def search(batches: list[list[int]]) -> Iterator[list[list[Candidate]]]:
+            return engine.decode(
+                Sources(batch, [lines[at] for at in batch], [src_ids[at] for at in batch]) for batch in batches
+            )
+
+        lengths = [len(ids) for ids in src_ids]
+        return planned(search, lengths, batch_tokens=batch_tokens, beam_size=config.beam_size, progress=progress)
 
     def _refuse_long(self, src_ids: list[list[int]], first_line: int) -> None:
         limit = self.model.config.max_positions
@@ -68,11 +66,6 @@ class Translator:
                     f"line {number} has {len(ids)} tokens, but this model was built for at most {limit} "
                     "(max_positions); split it or leave it out"
                 )
-
-
-def one_line(text: str) -> str:
-    """The text with every line break made a space: a hypothesis is one line of a file."""
-    return " ".join(text.splitlines())
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:

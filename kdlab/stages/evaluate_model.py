@@ -26,7 +26,6 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     from kdlab.decoding.translator import Translator
     from kdlab.evaluation.efficiency import Stopwatch, efficiency
     from kdlab.evaluation.sacrebleu import score
-    from kdlab.models.transformer import num_parameters
 
     runtime.start_torch(local["threads"])
     decode = dict(params["decode"])
@@ -41,24 +40,24 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         watch = Stopwatch()
         with runtime.bar(what=f"translating {name}", total=len(test.src)) as shown, watch:
             found = translator.translate(test.src, config, batch_tokens=batch_tokens, progress=shown.update)
-            best = [hypotheses[0] for hypotheses in found]
-            lines = [translator.text(hypothesis) for hypothesis in best]
-        tokens = sum(len(hypothesis.ids) + hypothesis.finished for hypothesis in best)
+        best = [candidates[0] for candidates in found]
+        lines = [candidate.text for candidate in best]
+        tokens = sum(candidate.num_tokens for candidate in best)
         results = score(lines, test.references, params["metrics"])
         files.write_text(out / f"{name}.hyp.txt", "".join(f"{line}\n" for line in lines))
         files.write_text(out / f"{name}.statistics.json", _statistics(results))
         scores[name] = {
             **{metric: {part: result[part] for part in ("score", "signature")} for metric, result in results.items()},
-            "unfinished": sum(not hypothesis.finished for hypothesis in best),
+            "unfinished": sum(not candidate.finished for candidate in best),
             **efficiency(watch, sentences=len(lines), tokens=tokens),
-            "parameters": num_parameters(translator.model),
+            "parameters": translator.num_parameters,
             "device": translator.model.positions.device.type,
         }
         told = ", ".join(f"{metric} {result['score']:.2f}" for metric, result in results.items())
         runtime.say(f"{name}: {told} ({len(lines)} sentences)")
     files.write_json(out / "scores.json", scores)
     return {
-        "parameters": num_parameters(translator.model),
+        "parameters": translator.num_parameters,
         "scores": {
             name: {metric: round(found[metric]["score"], 2) for metric in params["metrics"]}
             for name, found in scores.items()

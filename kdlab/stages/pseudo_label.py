@@ -137,7 +137,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         "tokens_per_s": round(tokens / max(totals["wall_s"], 1e-9), 1),
         "tokens_per_cpu_s": round(tokens / max(totals["cpu_s"], 1e-9), 1),
         "cpu_s": round(totals["cpu_s"], 1),
-        "parameters": sum(parameter.numel() for parameter in teacher.model.parameters()),
+        "parameters": teacher.num_parameters,
         **({"agreement": agreement} if agreement else {}),
         "rule": "empty, unfinished and missing hypotheses give no label; the row keeps its gold target alone",
     }
@@ -146,11 +146,20 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
 def _ctranslate2(teacher: Translator, folder: Path, quantization: str, device: str, threads: int) -> Search:
     """The search of the exported teacher."""
     from kdlab.decoding.ctranslate2 import CTranslate2Model
+    from kdlab.decoding.translate import planned
     from kdlab.deploy.ctranslate2 import export
 
     tokenizer = teacher.tokenizer
     export(teacher.model, tokenizer.src_pieces, tokenizer.tgt_pieces, folder, quantization=quantization)
-    return CTranslate2Model.open(folder, device=device, threads=threads).translate
+    model = CTranslate2Model.open(folder, device=device, threads=threads)
+
+    def search(src_ids: list[list[int]], config: BeamConfig, **options: Any) -> list[list[Hypothesis]]:
+        def found(batches: list[list[int]]) -> Iterator[list[list[Hypothesis]]]:
+            return model.search(([src_ids[at] for at in batch] for batch in batches), config)
+
+        return planned(found, [len(ids) for ids in src_ids], beam_size=config.beam_size, **options)
+
+    return search
 
 
 def _agreement(ours: list[list[Hypothesis]], theirs: list[list[Hypothesis]]) -> dict[str, Any]:
@@ -183,6 +192,7 @@ def _decode(
     progress: Any,
 ) -> Chunk:
     """Decodes one chunk; `rows` are positions in the corpus."""
+    from kdlab.decoding.text import one_line
     from kdlab.evaluation.efficiency import Stopwatch
     from kdlab.types import EOS_ID
 
@@ -198,7 +208,7 @@ def _decode(
     progress(chunk.too_long)
     for row, src_len, hypotheses in zip(rows[fits].tolist(), map(len, short), found, strict=True):
         best = hypotheses[0]
-        text = teacher.text(best)
+        text = one_line(teacher.tokenizer.decode_tgt(best.ids))
         if not best.finished:
             chunk.unfinished += 1
         elif not text.strip():

@@ -18,7 +18,7 @@ ROOMS = {
     "teachers": {"types", "models"},
     "strategies": {"types", "models"},
     "deploy": {"types", "models"},
-    "decoding": {"types", "models", "data"},
+    "decoding": {"types", "models", "data", "deploy"},
     "evaluation": {"types", "decoding", "data"},
     "training": {"types", "models", "teachers", "objectives", "data", "strategies"},
     "stages": {
