@@ -32,6 +32,10 @@ _hashes: ContextVar[Path | None] = ContextVar("hashes", default=None)
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 file whole: the old content or the new one, also after a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, text)
+
+
+def _replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
@@ -60,6 +64,13 @@ def sync(folder: Path) -> None:
         if path.is_file():
             _sync(path)
     _sync(folder)
+
+
+def put_in_place(path: Path, target: Path) -> None:
+    """Renames a finished file; on disk before it is seen there, and the name on disk when this returns."""
+    _sync(path)
+    os.replace(path, target)
+    _sync(target.parent)
 
 
 def publish(folder: Path, target: Path) -> bool:
@@ -160,7 +171,8 @@ class Lease:
 
     The files are `<path>.<number>`; the highest number is the lock and is never reused, so a dead one is taken over by
     creating the next number exclusively: of two processes that try, one wins, without a moment in which both hold it.
-    `on_beat` is called from the heartbeat thread at every beat.
+    `on_beat` is called from the heartbeat thread at every beat. The folder must exist, and nothing here makes it: when
+    it is removed, the lease is lost.
     """
 
     def __init__(self, path: Path, *, beat_s: float = BEAT_S, on_beat: Callable[[], None] | None = None):
@@ -171,8 +183,7 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def try_acquire(self) -> Owner | None:
-        """None when the lease is ours now, else its living owner."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """None when the lease is ours now, else its living owner. Raises: FileNotFoundError without its folder."""
         while True:
             number, newest = self._newest()
             if newest is not None:
@@ -207,7 +218,7 @@ class Lease:
         self._thread.join()
         if not self.lost:
             with contextlib.suppress(OSError):  # on a full disk the lock dies with this process instead
-                write_text(self._file, "released\n")
+                _replace(self._file, "released\n")
                 if forget:
                     self._clear(below=int(self._file.suffix[1:]) + 1)
         self._file = None

@@ -33,8 +33,11 @@ def progress(items: Iterable[Item], *, what: str, total: int | None = None, unit
             shown.update()
 
 
-def bar(*, what: str, total: int | None, unit: str = "lines", initial: int = 0) -> Any:
-    """A tqdm bar on standard error: rate and time left; quiet enough for a log file."""
+def bar(*, what: str, total: int | None, unit: str = "lines", initial: int = 0, smoothing: float = 0.3) -> Any:
+    """A tqdm bar on standard error: rate and time left; quiet enough for a log file.
+
+    `smoothing`: weight of the last moments in the rate; 0 takes the mean, e.g. where others add in jumps.
+    """
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
@@ -48,6 +51,7 @@ def bar(*, what: str, total: int | None, unit: str = "lines", initial: int = 0) 
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else 30.0,
         unit_scale=True,
+        smoothing=smoothing,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 Run = Callable[[Path, dict[str, Path], dict[str, Any], dict[str, Any]], dict[str, Any]]
+Assist = Callable[[Path, dict[str, Path], dict[str, Any], dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Step:
 
     `params` and the keys of `inputs` are all that its result depends on: they are its key. `local` (device, threads,
     paths, ...) is recorded but not hashed. `inputs` maps the name under which the stage knows an artefact to the step
-    that makes it.
+    that makes it. `assist` makes a step one that many processes share: it is called, with the `scratch` folder of the
+    `run` under way in another process, in every process that wants the same step, and returns when nothing is left.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Step:
     inputs: dict[str, str]
     run: Run = field(compare=False)
     local: dict[str, Any] = field(default_factory=dict, compare=False)
+    assist: Assist | None = field(default=None, compare=False)
 
 
 def canonical_json(value: Any) -> str:

@@ -2,6 +2,8 @@
 
 store/<stage>/<key>/                 a result: it counts as done when manifest.json is whole and names this key
 store/<stage>/<key>.work-<owner>/    a run in progress, or what a killed one left for the next to resume
+store/<stage>/<key>.shared/          `scratch` of a step with `assist`: not renamed when its owner dies, since others
+                                     are at work there; the owner alone makes it, and moves it away in the end
 store/<stage>/.<key>.lock.<n>        who works on it (files.Lease)
 """
 
@@ -112,7 +114,8 @@ class Store:
         work = folder.with_name(f"{key}.work-{lease.owner.id}")
         published = False
         try:
-            self._acquire(lease, step, key)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            self._acquire(lease, step, key, inputs)
             published = self.manifest(step.stage, key) is not None
             if published:
                 return
@@ -126,9 +129,13 @@ class Store:
                         "runs of one step would overwrite each other, so this one stops; run the same command again"
                     )
                 spent = attempts.finish()
-                shutil.rmtree(work / SCRATCH, ignore_errors=True)
+                if step.assist is None:
+                    shutil.rmtree(work / SCRATCH, ignore_errors=True)
+                else:
+                    (work / SCRATCH).unlink()  # the link alone: the work of many is kept until the manifest is there
                 files.sync(work)  # a manifest vouches for the files beside it
                 files.write_json(work / MANIFEST, _manifest(step, key, upstream, summary or {}, spent))
+            self._end_sharing(key, folder, lease.owner.id)
             files.publish(work, folder)
             published = True
         except BaseException as error:
@@ -148,12 +155,17 @@ class Store:
         finally:
             lease.release(forget=published)
 
-    def _acquire(self, lease: files.Lease, step: Step, key: str) -> None:
-        told = None
+    def _acquire(self, lease: files.Lease, step: Step, key: str, inputs: dict[str, Path]) -> None:
+        told = assisted = None
+        shared = self.folder(step.stage, key).with_name(f"{key}.shared")
         while (owner := lease.try_acquire()) is not None:
             if owner.id != told:
-                runtime.say(f"{step.name}: process {owner.pid} on {owner.host} is making {step.stage}/{key}; waiting")
+                doing = "waiting" if step.assist is None else "taking a part in it"
+                runtime.say(f"{step.name}: process {owner.pid} on {owner.host} is making {step.stage}/{key}; {doing}")
                 told = owner.id
+            if step.assist is not None and owner.id != assisted and shared.is_dir():
+                step.assist(shared, dict(inputs), copy.deepcopy(step.params), copy.deepcopy(step.local))
+                assisted = owner.id
             time.sleep(POLL_S)
 
     def _take_over(self, work: Path, key: str, step: Step) -> None:
@@ -167,10 +179,22 @@ class Store:
             runtime.say(f"{step.name}: resuming what an earlier run left")
         else:
             work.mkdir(parents=True)
+        if step.assist is not None and _read_manifest(work, key) is None:
+            shared = folder.with_name(f"{key}.shared")
+            shared.mkdir(exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                (work / SCRATCH).symlink_to(Path("..", shared.name))
         if folder.exists():
             aside = folder.with_name(f"{key}.incomplete-{work.name[-6:]}")
             os.rename(folder, aside)
             runtime.say(f"{step.name}: {folder} has no valid {MANIFEST}; moved to {aside.name} and made again")
+
+    def _end_sharing(self, key: str, folder: Path, owner: str) -> None:
+        # Moved away before it is removed: whoever is late finds no folder, and makes none.
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder.with_name(f"{key}.shared"), folder.with_name(f"{key}.shared-{owner}"))
+        for gone in folder.parent.glob(f"{key}.shared-*"):
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _announce(step: Step, key: str, state: State) -> None:

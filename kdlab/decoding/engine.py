@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Candidate:
     finished: bool
 
 
+@runtime_checkable  # for the tests, which check annotations
 class Engine(Protocol):
     """A teacher ready to decode, with how it searches."""
 

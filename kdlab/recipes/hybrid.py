@@ -10,7 +10,7 @@ from kdlab.recipes.settings import resolve
 
 
 def plan(cfg: DictConfig) -> list[Step]:
-    """corpus, teacher, pseudo_label, student (with the teacher beside it), evaluate."""
+    """corpus, teacher, hypotheses, pseudo_label, student (with the teacher beside it), evaluate."""
     settings = resolve(cfg)
     return [
         *teachers.corpus_and_teacher(settings),

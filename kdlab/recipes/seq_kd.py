@@ -10,7 +10,7 @@ from kdlab.recipes.settings import resolve
 
 
 def plan(cfg: DictConfig) -> list[Step]:
-    """corpus, teacher, pseudo_label, student, evaluate; the teacher is not needed while the student trains.
+    """corpus, teacher, hypotheses, pseudo_label, student, evaluate; the teacher is not needed while the student trains.
 
     Source: Kim & Rush 2016.
     """

@@ -74,7 +74,7 @@ def test_the_whole_plan_of_the_deck_is_printed_lightly(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines[0] == ["step", "stage", "key", "state"]
-    names = ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate"]
+    names = ["corpus", "teacher", "evaluate_teacher", "hypotheses", "pseudo_label", "student", "evaluate"]
     assert [line[0] for line in lines[1:-1]] == [*names, "baseline", "evaluate_baseline"]
     assert all(len(line[2]) == 12 and line[3] == "run" for line in lines[1:-1])
     heavy = done.stdout.splitlines()[-1]

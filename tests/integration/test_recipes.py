@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from kdlab import files, run
 from kdlab.artifacts.store import Store
-from kdlab.stages import evaluate_model, prepare_corpus, pseudo_label, train_model
+from kdlab.stages import decode_sources, evaluate_model, prepare_corpus, pseudo_label, train_model
 
 GOLDEN = Path(__file__).resolve().parents[1] / "assets" / "golden.json"
 TINY = [
@@ -44,7 +44,7 @@ IDLE = {
     "recipe=train_only": ("teacher.", "min_labelled", "label_decode."),
     "recipe=word_kd": ("min_labelled", "label_decode."),
 }
-ALL = ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate"]
+ALL = ["corpus", "teacher", "evaluate_teacher", "hypotheses", "pseudo_label", "student", "evaluate"]
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_golden_numbers(home):
     found = {
         "versions": {
             module.__name__.rpartition(".")[2]: module.VERSION
-            for module in (evaluate_model, prepare_corpus, pseudo_label, train_model)
+            for module in (decode_sources, evaluate_model, prepare_corpus, pseudo_label, train_model)
         },
         "corpus": {name: corpus["train"][name] for name in ("rows", "src_tokens", "tgt_tokens")},
         "tokenizer": corpus["vocabulary"]["fingerprint"],

@@ -84,7 +84,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_and_resumed_is_bit_identical(uninterrupted, tmp_path, kill_after_step, number, code):
     """Killed before the first checkpoint, between checkpoints, after a validation, near the end."""
     # the finished steps before the student are shared: only the student is under test
-    for stage in ("prepare_corpus", "pseudo_label", "train_model"):
+    for stage in ("prepare_corpus", "decode_sources", "pseudo_label", "train_model"):
         (tmp_path / "store").mkdir(exist_ok=True)
         for artefact in (uninterrupted / "store" / stage).iterdir():
             if artefact != student(uninterrupted):

@@ -1,6 +1,5 @@
 """Stages that decode: labels survive a kill byte by byte, scores carry signatures, foreign models are refused."""
 
-import itertools
 import json
 import shutil
 
@@ -11,13 +10,11 @@ import torch
 from kdlab import files
 from kdlab.data.labels import PseudoLabels
 from kdlab.data.prepared import PreparedCorpus
-from kdlab.decoding import translate as translating
-from kdlab.decoding.beam import Hypothesis
 from kdlab.errors import UserError
 from kdlab.models.folder import save_model
 from kdlab.models.init import random_init
 from kdlab.models.transformer import Transformer, TransformerConfig
-from kdlab.stages import evaluate_model, fetch_model, prepare_corpus, pseudo_label
+from kdlab.stages import decode_sources, evaluate_model, fetch_model, prepare_corpus, pseudo_label
 
 DECODE = {
     "beam_size": 2,
@@ -65,30 +62,18 @@ def made(tmp_path_factory):
     return {"corpus": corpus.folder, "teacher": model_folder(folder / "teacher", corpus.tokenizer)}
 
 
-def test_labels_are_byte_identical_after_a_kill_and_tied_to_their_rows(made, tmp_path, monkeypatch):
-    monkeypatch.setattr(pseudo_label, "CHUNK_ROWS", 16)
-    summary = pseudo_label.run(tmp_path / "whole", made, {"decode": DECODE}, LOCAL)
-    calls, search = itertools.count(), translating.beam_search
+def label(folder, made, decode):
+    """Hypotheses and the labels chosen from them."""
+    params = {"decode": DECODE | decode}
+    summary = decode_sources.run(folder / "hypotheses", made, params, LOCAL)
+    inputs = {"corpus": made["corpus"], "hypotheses": folder / "hypotheses"}
+    return summary, pseudo_label.run(folder / "labels", inputs, {}, LOCAL)
 
-    def killed(*arguments):
-        if next(calls) == 25:
-            raise KeyboardInterrupt
-        return search(*arguments)
 
-    monkeypatch.setattr(translating, "beam_search", killed)
-    with pytest.raises(KeyboardInterrupt):
-        pseudo_label.run(tmp_path / "killed", made, {"decode": DECODE}, LOCAL)
-    chunks = len(list((tmp_path / "killed" / "scratch").glob("chunk_*.json")))
-    assert 1 <= chunks < 7
-    again = pseudo_label.run(tmp_path / "killed", made, {"decode": DECODE}, LOCAL)
-    assert (tmp_path / "killed/labels.arrow").read_bytes() == (tmp_path / "whole/labels.arrow").read_bytes()
-    timings = {"tokens_per_s", "tokens_per_cpu_s", "cpu_s"}
-    assert {k: v for k, v in again.items() if k not in timings} == {
-        k: v for k, v in summary.items() if k not in timings
-    }
-
+def test_labels_are_tied_to_their_rows(made, tmp_path):
+    _, summary = label(tmp_path, made, {})
     rows = PreparedCorpus.open(made["corpus"]).train
-    labels = PseudoLabels.open(tmp_path / "whole", rows)
+    labels = PseudoLabels.open(tmp_path / "labels", rows)
     assert summary["rows"] == len(rows) == summary["labels"] + summary["empty"] + summary["unfinished"]
     assert 0 < labels.has_label.sum() == summary["labels"] < len(rows)
     index = np.flatnonzero(labels.has_label)
@@ -98,26 +83,9 @@ def test_labels_are_byte_identical_after_a_kill_and_tied_to_their_rows(made, tmp
     assert summary["tokens"] == labels.tgt_len.sum()
 
 
-def test_empty_and_unfinished_hypotheses_give_no_label(made, tmp_path, monkeypatch):
-    word = PreparedCorpus.open(made["corpus"]).tokenizer.encode_tgt(["the man"])[0][:-1]
-    kinds = itertools.cycle([(word, True), (word, False), ([1], True), ([], True)])
-
-    def fake(model, batch, config):
-        return [[Hypothesis(ids, -1.0, -2.0, finished)] for _, (ids, finished) in zip(batch, kinds, strict=False)]
-
-    monkeypatch.setattr(translating, "beam_search", fake)
-    monkeypatch.setattr(pseudo_label, "CHUNK_ROWS", 4)
-    summary = pseudo_label.run(tmp_path, made, {"decode": DECODE | {"batch_tokens": 10**6}}, LOCAL)
-    rows, unknown = summary["rows"], "⁇" in PreparedCorpus.open(made["corpus"]).tokenizer.decode_tgt([1])
-    assert unknown  # <unk> has a text of its own: it is no empty hypothesis
-    quarter = rows // 4
-    assert abs(summary["unfinished"] - quarter) <= 1 and abs(summary["empty"] - quarter) <= 1
-
-
 def test_a_teacher_with_another_vocabulary_labels_through_text(made, tmp_path):
     other = prepare(tmp_path / "corpus", 200, 60)
-    inputs = {"corpus": other.folder, "teacher": made["teacher"]}
-    summary = pseudo_label.run(tmp_path / "labels", inputs, {"decode": DECODE}, LOCAL)
+    _, summary = label(tmp_path, {"corpus": other.folder, "teacher": made["teacher"]}, {})
     labels = PseudoLabels.open(tmp_path / "labels", other.train)
     index = np.flatnonzero(labels.has_label)
     assert len(index) == summary["labels"] > 0
@@ -127,17 +95,16 @@ def test_a_teacher_with_another_vocabulary_labels_through_text(made, tmp_path):
 
 def test_the_second_engine_gives_the_same_labels_and_says_how_far_it_agrees(made, tmp_path):
     pytest.importorskip("ctranslate2")
-    own = pseudo_label.run(tmp_path / "own", made, {"decode": DECODE}, LOCAL)
-    other = pseudo_label.run(tmp_path / "other", made, {"decode": DECODE | {"engine": "ctranslate2"}}, LOCAL)
-    assert "agreement" not in own and own["labels"] > 0
+    own, mine = label(tmp_path / "own", made, {})
+    other, theirs = label(tmp_path / "other", made, {"engine": "ctranslate2"})
+    assert "agreement" not in own and mine["labels"] > 0
     found = other["agreement"]
-    assert found["rows"] == found["same"] == pseudo_label.SAMPLE_ROWS and found["mean_score_difference"] < 1e-4
-    counts = ("labels", "empty", "unfinished", "too_long", "tokens")
-    assert [other[name] for name in counts] == [own[name] for name in counts]
+    assert found["rows"] == found["same"] == decode_sources.SAMPLE_ROWS and found["mean_score_difference"] < 1e-4
+    assert mine == theirs
     rows = PreparedCorpus.open(made["corpus"]).train
-    mine, theirs = (PseudoLabels.open(tmp_path / name, rows) for name in ("own", "other"))
-    index = np.flatnonzero(mine.has_label)
-    assert theirs.text(index) == mine.text(index)
+    labels = [PseudoLabels.open(tmp_path / name / "labels", rows) for name in ("own", "other")]
+    index = np.flatnonzero(labels[0].has_label)
+    assert labels[0].text(index) == labels[1].text(index)
 
 
 def test_models_are_scored_on_every_test_set(made, tmp_path):

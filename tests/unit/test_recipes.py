@@ -51,22 +51,22 @@ SKIP = ["student=toy_2x2", "init=layer_skip"]
         ),
         (
             ["recipe=seq_kd", "objective=seq_kd", "mix=0", "baseline=false"],
-            ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate"],
+            ["corpus", "teacher", "evaluate_teacher", "hypotheses", "pseudo_label", "student", "evaluate"],
             {"corpus", "labels"},
         ),
         (
             [],
-            ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate", *ALONE],
+            ["corpus", "teacher", "evaluate_teacher", "hypotheses", "pseudo_label", "student", "evaluate", *ALONE],
             {"corpus", "teacher", "labels"},
         ),
         (
             ["weight_kd=0"],
-            ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate", *ALONE],
+            ["corpus", "teacher", "evaluate_teacher", "hypotheses", "pseudo_label", "student", "evaluate", *ALONE],
             {"corpus", "labels"},
         ),
         (
             ["recipe=seq_kd", "objective=seq_kd", "mix=0", "baseline=false", *SKIP],
-            ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "student", "evaluate"],
+            ["corpus", "teacher", "evaluate_teacher", "hypotheses", "pseudo_label", "student", "evaluate"],
             {"corpus", "teacher", "labels"},
         ),
     ],
@@ -106,7 +106,7 @@ def test_t23_a_start_from_the_teacher_is_the_students_and_the_baselines_and_not_
 
 
 STUDENT = {"student", "evaluate"}
-LABELS = {"pseudo_label", *STUDENT}
+LABELS = {"hypotheses", "pseudo_label", *STUDENT}
 TEACHER = {"teacher", "evaluate_teacher", *LABELS}
 EVALUATIONS = {"evaluate", "evaluate_teacher", "evaluate_baseline"}
 
@@ -160,7 +160,16 @@ def test_what_changes_no_result_changes_no_key(override):
 def test_one_cache_serves_all_temperatures_objectives_and_students():
     steps = plan("teacher_cache=hidden")
     names = [step.name for step in steps]
-    before = ["corpus", "teacher", "evaluate_teacher", "pseudo_label", "cache_teacher", "student", "evaluate"]
+    before = [
+        "corpus",
+        "teacher",
+        "evaluate_teacher",
+        "hypotheses",
+        "pseudo_label",
+        "cache_teacher",
+        "student",
+        "evaluate",
+    ]
     assert names == [*before, *ALONE]
     inputs = {step.name: set(step.inputs) for step in steps}
     assert inputs["cache_teacher"] == {"corpus", "teacher", "labels"} and inputs["baseline"] == {"corpus"}
