@@ -52,6 +52,9 @@ class Labels:
     def tgt_len(self) -> np.ndarray:
         return _lengths(self.tgt)
 
+    def drawn(self, epoch: int, seed: int) -> Labels:
+        return self
+
     def tgt_ids(self, index: np.ndarray) -> list[np.ndarray]:
         return [self.tgt[i] for i in index]
 

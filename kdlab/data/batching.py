@@ -81,6 +81,7 @@ class Epoch:
     takes_pseudo: np.ndarray
     lengths: Lengths
     steps: list[np.ndarray]
+    labels: Any = None  # of each row the one label of this epoch; None: gold alone
 
 
 def padding_ratio(lengths: Lengths, pieces: Iterable[np.ndarray]) -> float:
@@ -247,13 +248,14 @@ class StepStream:
                 "the training corpus has 0 rows: there is nothing to train on; "
                 "loosen data.cleaning or check the files of data.train"
             )
-        has_label = None if self.labels is None else np.asarray(self.labels.has_label)
+        labels = None if self.labels is None else self.labels.drawn(number, self.seed)
+        has_label = None if labels is None else np.asarray(labels.has_label)
         gold, pseudo = self.mixing.targets(np.asarray(self.rows.row_id), number, self.seed, has_label)
         gold_len = np.asarray(self.rows.tgt_len)
-        pseudo_len = np.zeros_like(gold_len) if self.labels is None else np.asarray(self.labels.tgt_len)
+        pseudo_len = np.zeros_like(gold_len) if labels is None else np.asarray(labels.tgt_len)
         lengths = Lengths.of(np.asarray(self.rows.src_len), gold_len, pseudo_len, gold, pseudo)
         steps = cut_epoch(lengths, tokens_per_step=self.tokens_per_step, seed=self.seed, epoch=number)
-        return Epoch(gold, pseudo, lengths, steps)
+        return Epoch(gold, pseudo, lengths, steps, labels)
 
     def microbatches(self, epoch: Epoch, step: int) -> list[Batch]:
         """The tensors of one step."""
@@ -263,7 +265,7 @@ class StepStream:
                 index,
                 src_pad_id=self.src_pad_id,
                 tgt_pad_id=self.tgt_pad_id,
-                labels=self.labels,
+                labels=epoch.labels,
                 takes_gold=epoch.takes_gold,
                 takes_pseudo=epoch.takes_pseudo,
             )

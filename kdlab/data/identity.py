@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kdlab.data.labels import PseudoLabels
 from kdlab.data.prepared import PreparedCorpus, Rows
+from kdlab.errors import UserError
 
 IDENTITY = np.dtype([("row_id", "<i8"), ("src_hash", "<u8"), ("tgt_hash", "<u8"), ("tgt_len", "<i4")])
 ROWS_AT_ONCE = 8192
@@ -21,7 +22,13 @@ def identities(corpus: PreparedCorpus, labels: PseudoLabels | None) -> dict[str,
     """The targets of a corpus in row order, some thousand at a time: gold, valid and, where there are labels, pseudo.
 
     Each has the id and the source hash of its row, a hash of its token ids and its length (both 0 without a label).
+    Raises: UserError where a row has several labels: a cache has room for one.
     """
+    if labels is not None and labels.several:
+        raise UserError(
+            "a teacher cache keeps one pseudo-label a row, but these rows have several, of which every epoch draws "
+            "another; choose teacher_cache=none, or one label a row, e.g. labels=first"
+        )
     parts = {"gold": _of_rows(corpus.train, None), "valid": _of_rows(corpus.valid, None)}
     return parts if labels is None else {**parts, "pseudo": _of_rows(corpus.train, labels)}
 

@@ -253,7 +253,7 @@ def _fits_positions(model: Transformer, corpus: PreparedCorpus, labels: PseudoLa
         "training target": corpus.train.tgt_len.max(),
         "validation source": corpus.valid.src_len.max(),
         "validation target": corpus.valid.tgt_len.max(),
-        "pseudo-label": labels.tgt_len.max() if labels is not None else 0,
+        "pseudo-label": labels.longest if labels is not None else 0,
     }
     for name in corpus.tests:
         lengths[f"source of {name}"] = max(map(len, corpus.tokenizer.encode_src(corpus.test(name).src)))

@@ -57,6 +57,9 @@ class FakeLabels(FakeTargets):
         super().__init__(ids)
         self.has_label = self.tgt_len > 0
 
+    def drawn(self, epoch, seed):
+        return self
+
 
 def sentence(generator, longest=30):
     return [*generator.integers(2, 90, size=generator.integers(0, longest)), EOS]
