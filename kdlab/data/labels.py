@@ -7,6 +7,7 @@ a turn begins at a label drawn by a hash of (row_id, turn, seed) and takes one a
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from kdlab.data.arrow import IdColumn, TableWriter, TextColumn, numbers, open_table
+from kdlab.data.arrow import IdColumn, TableWriter, TextColumn, numbers, open_table, stream_batches
 from kdlab.data.mixing import uniform
 from kdlab.data.prepared import Rows
 from kdlab.data.tokenizer import EOS_ID
@@ -136,6 +137,12 @@ class PseudoLabels:
     def text(self, index: NDArray[Any]) -> list[str]:
         """Label text of the given corpus rows, each of which must have one."""
         return self._text.take(self._label[index])
+
+
+def stream_labels(folder: Path | str) -> Iterator[dict[str, list[Any]]]:
+    """The labels of a folder in the order of the file, some thousands at a time: a list for each column."""
+    for batch in stream_batches(Path(folder) / FILE):
+        yield batch.to_pydict()
 
 
 def _refuse(path: Path, row_id: NDArray[np.int64], wrong: NDArray[np.bool_], what: str) -> None:
