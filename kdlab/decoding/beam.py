@@ -67,6 +67,19 @@ class Hypothesis:
     log_prob: float
     finished: bool
 
+    @classmethod
+    def scored(cls, ids: list[int], log_prob: float, config: BeamConfig, finished: bool) -> Hypothesis:
+        """With the score that goes with its log-probability."""
+        return cls(ids, log_prob / (len(ids) + finished) ** config.length_penalty, log_prob, finished)
+
+
+def not_numbers(broken: int, num_sentences: int) -> UserError:
+    """What is said where the scores of some sentences are NaN."""
+    return UserError(
+        f"{broken} of {num_sentences} sentences got no hypothesis: the model's scores are not numbers (NaN), so its "
+        "output would mean nothing; decode in fp32, or look at how the model was trained"
+    )
+
 
 @dataclass
 class _Sentence:
@@ -78,8 +91,7 @@ class _Sentence:
     found: list[Hypothesis] = field(default_factory=list)
 
     def add(self, ids: list[int], log_prob: float, config: BeamConfig, finished: bool) -> None:
-        length = len(ids) + finished
-        self.found.append(Hypothesis(ids, log_prob / length**config.length_penalty, log_prob, finished))
+        self.found.append(Hypothesis.scored(ids, log_prob, config, finished))
 
     def close(self, length: int, config: BeamConfig) -> None:
         """Marks it done where the search may stop."""
@@ -173,10 +185,6 @@ def beam_search(model: Transformer | Ensemble, src_ids: list[list[int]], config:
             tokens_BK, scores_BK, history_BKT = tokens_BK[kept], scores_BK[kept], history_BKT[kept]
 
     if not all(sentence.found for sentence in sentences):
-        raise UserError(
-            f"{sum(not x.found for x in sentences)} of {len(sentences)} sentences got no hypothesis: the model's "
-            "scores are not numbers (NaN), so its output would mean nothing; decode in fp32, or look at how the model "
-            "was trained"
-        )
+        raise not_numbers(sum(not x.found for x in sentences), len(sentences))
     # The sort is stable: of equal scores the one found first leads.
     return [sorted(x.found, key=lambda found: -found.score)[: config.n_best] for x in sentences]
