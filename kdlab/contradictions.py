@@ -13,7 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab import targets, teacher_checks, term_checks
+from kdlab import label_checks, targets, teacher_checks, term_checks
 from kdlab.errors import UserError, did_you_mean
 
 Check = Callable[[DictConfig, dict[str, str]], Iterator[str]]
@@ -234,4 +234,5 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("init", "recipe", "student", "teacher"), teacher_checks.init),
     (("data", "evaluate"), _tests),
     (("data",), _data),
+    (("data", "recipe", "teacher"), label_checks.source_only),
 )

@@ -257,6 +257,7 @@ ARGUMENTS: dict[str, Any] = {
     "teacher_share": within("between 0 and 1", lambda value: 0 < value < 1),
     "kd_share": share(),
     "num_lines": at_least(1),
+    "source_only": share(),
     "activation": one_of("relu", "gelu", "silu", "swiglu"),
     "norm": one_of("post", "pre"),
     "tie": one_of("all", "decoder_softmax", "none"),

@@ -97,13 +97,14 @@ class Material:
 
 
 class FirstPairs:
-    """A source of the first pairs of others, which are given as nodes."""
+    """A source of the first pairs of others, which are given as nodes; lines without a target are passed over."""
 
     def __init__(self, nodes: Iterable[Any], num_pairs: int):
         self._nodes, self._num_pairs = nodes, num_pairs
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        return islice(chain.from_iterable(instantiate(node).lines() for node in self._nodes), self._num_pairs)
+        lines = chain.from_iterable(instantiate(node).lines() for node in self._nodes)
+        return islice((pair for pair in lines if pair[1] is not None), self._num_pairs)
 
 
 def gather(plan: Sequence[Step], store: Store, work: Path) -> Material:

@@ -10,6 +10,7 @@ import numpy as np
 
 from kdlab.data.labels import PseudoLabels
 from kdlab.data.prepared import Rows
+from kdlab.errors import UserError
 
 NUM_SENTENCES = 20
 FROM_FIRST = 2000  # rows of the corpus
@@ -64,7 +65,12 @@ def choose(rows: Rows, labels: PseudoLabels | None) -> tuple[Sentences, Labels |
 
     Rows with a label come first: half of a corpus may be without.
     """
-    index = np.arange(min(FROM_FIRST, len(rows)))
+    index = np.flatnonzero(rows.has_gold)[:FROM_FIRST]
+    if not len(index):
+        raise UserError(
+            "no training row of the corpus has a target, so there is no sentence to check on; check with a corpus that "
+            "has some (the objective is the same)"
+        )
     if labels is not None and labels.has_label[index].sum() >= NUM_SENTENCES:
         index = index[labels.has_label[index]]
     order = index[np.argsort((rows.src_len + rows.tgt_len)[index], kind="stable")]

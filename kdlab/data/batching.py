@@ -248,14 +248,26 @@ class StepStream:
                 "the training corpus has 0 rows: there is nothing to train on; "
                 "loosen data.cleaning or check the files of data.train"
             )
+        gold_len = np.asarray(self.rows.tgt_len)
         labels = None if self.labels is None else self.labels.drawn(number, self.seed)
         has_label = None if labels is None else np.asarray(labels.has_label)
-        gold, pseudo = self.mixing.targets(np.asarray(self.rows.row_id), number, self.seed, has_label)
-        gold_len = np.asarray(self.rows.tgt_len)
+        gold, pseudo = self.mixing.targets(np.asarray(self.rows.row_id), number, self.seed, has_label, gold_len > 0)
         pseudo_len = np.zeros_like(gold_len) if labels is None else np.asarray(labels.tgt_len)
         lengths = Lengths.of(np.asarray(self.rows.src_len), gold_len, pseudo_len, gold, pseudo)
-        steps = cut_epoch(lengths, tokens_per_step=self.tokens_per_step, seed=self.seed, epoch=number)
-        return Epoch(gold, pseudo, lengths, steps, labels)
+        return Epoch(gold, pseudo, lengths, self._steps(lengths, number), labels)
+
+    def _steps(self, lengths: Lengths, number: int) -> list[np.ndarray]:
+        """The steps of an epoch over the rows that bring a target to it."""
+        cut = partial(cut_epoch, tokens_per_step=self.tokens_per_step, seed=self.seed, epoch=number)
+        brings = np.flatnonzero(lengths.num_targets)
+        if len(brings) == len(lengths.num_targets):
+            return cut(lengths)
+        if not len(brings):
+            raise UserError(
+                f"none of the {len(self.rows):,} training rows has a target that this training may use, so there is "
+                "nothing to train on; add text with targets to data.train, or choose a recipe with pseudo-labels"
+            )
+        return [brings[step] for step in cut(lengths.take(brings))]
 
     def microbatches(self, epoch: Epoch, step: int) -> list[Batch]:
         """The tensors of one step."""

@@ -7,8 +7,11 @@ A pair is counted under the first rule that it breaks, in this order:
     duplicate     the same pair came before
     too_long      a side has more than max_tokens tokens
     length_ratio  the longer side has more than max_ratio times the tokens of the shorter
+A line of source-only text (its target is None) meets the rules on its source alone, and is a duplicate where the same
+source came before, with a target or without.
 Tokens are subword tokens with EOS, the lengths that batches see. Equality is exact, over 64-bit hashes: among a hundred
-million pairs the chance of a single false duplicate is 3e-4. Memory: about 16 bytes a pair, whatever its length.
+million pairs the chance of a single false duplicate is 3e-4. Memory: about 16 bytes a pair, whatever its length, and as
+much again for the sources where the corpus has source-only text.
 """
 
 from __future__ import annotations
@@ -109,27 +112,35 @@ class HeldOut:
 
 @final
 class Cleaner:
-    """The rules at work on a stream of batches, with what they dropped so far."""
+    """The rules at work on a stream of batches, with what they dropped so far.
 
-    def __init__(self, rules: CleaningRules, held_out: HeldOut):
+    source_only: whether there will be lines without target.
+    """
+
+    def __init__(self, rules: CleaningRules, held_out: HeldOut, *, source_only: bool = False):
         self._rules, self._held_out, self._seen = rules, held_out, HashSet()
+        self._sources = HashSet() if source_only else None
         self.num_read = 0
         self.dropped: dict[str, int] = dict.fromkeys(RULES, 0)
         self.examples: dict[str, list[dict[str, Any]]] = {rule: [] for rule in RULES}
 
-    def keep_text(self, row_id: NDArray[np.int64], src: list[str], tgt: list[str], src_hash: Hashes) -> Mask:
+    def keep_text(self, row_id: NDArray[np.int64], src: list[str], tgt: list[str | None], src_hash: Hashes) -> Mask:
         """Which pairs pass the rules on text; every pair of the corpus comes by here once, in order."""
         self.num_read += len(src)
-        tgt_hash = hash_lines(tgt)
+        text = [t or "" for t in tgt]
+        tgt_hash = hash_lines(text)
         keep = np.ones(len(src), np.bool_)
-        empty = np.array([not (s.strip() and t.strip()) for s, t in zip(src, tgt, strict=True)], np.bool_)
-        self._drop("empty", keep, empty, row_id, src, tgt)
+        empty = [not s.strip() or (t is not None and not t.strip()) for s, t in zip(src, tgt, strict=True)]
+        self._drop("empty", keep, np.array(empty, np.bool_), row_id, src, text)
         if self._rules.drop_overlap:
-            self._drop("overlap", keep, self._held_out.overlaps(src_hash, tgt_hash), row_id, src, tgt)
+            self._drop("overlap", keep, self._held_out.overlaps(src_hash, tgt_hash), row_id, src, text)
         if self._rules.drop_duplicates:
             repeated = np.zeros(len(src), np.bool_)
             repeated[keep] = ~self._seen.add(hash_pairs(src_hash, tgt_hash)[keep])
-            self._drop("duplicate", keep, repeated, row_id, src, tgt)
+            if self._sources is not None:
+                alone = np.array([t is None for t in tgt], np.bool_)
+                repeated[keep] |= alone[keep] & ~self._sources.add(src_hash[keep])
+            self._drop("duplicate", keep, repeated, row_id, src, text)
         return keep
 
     def keep_tokens(
@@ -140,8 +151,9 @@ class Cleaner:
         src_len: NDArray[np.int32],
         tgt_len: NDArray[np.int32],
     ) -> Mask:
-        """Which pairs pass the rules on lengths (in tokens, EOS included)."""
+        """Which pairs pass the rules on lengths (in tokens, EOS included); `tgt_len` is 0 where there is no target."""
         keep = np.ones(len(src), np.bool_)
+        tgt_len = np.where(tgt_len > 0, tgt_len, src_len)
         shorter, longer = np.minimum(src_len, tgt_len), np.maximum(src_len, tgt_len)
         self._drop("empty", keep, shorter < 2, row_id, src, tgt)  # nothing left after Unicode normalisation
         if self._rules.max_tokens is not None:

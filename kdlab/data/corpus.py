@@ -1,7 +1,8 @@
 """Sources of parallel text, one class each; light to import (a configuration is checked with it).
 
 A source has `lines()`, pairs (source, target) in a fixed order; `identity()`, plain values that determine its
-content and enter the artefact's key; `check()`, problems that can be told without reading whole files.
+content and enter the artefact's key; `check()`, problems that can be told without reading whole files. Where some of
+its lines have no target (None in the pair), `source_only` says which share; such text is for training alone.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, ClassVar, Protocol, final
 
 from kdlab.data.lines import check_text, file_problem, read_lines
 from kdlab.errors import UserError, did_you_mean
 from kdlab.files import sha256_file
 
-Pair = tuple[str, str]
+Pair = tuple[str, str | None]  # None: source-only text
 
 
 class Source(Protocol):
@@ -52,6 +53,24 @@ class AlignedText:
 
     def check(self) -> list[str]:
         return [problem for path in (self.src, self.tgt) if (problem := file_problem(path))]
+
+
+@final
+@dataclass(frozen=True)
+class SourceText:
+    """One text file of source lines alone (monolingual text): the teacher's pseudo-labels are their only targets."""
+
+    src: str
+    source_only: ClassVar[float] = 1.0
+
+    def lines(self) -> Iterator[Pair]:
+        return ((line, None) for line in read_lines(self.src))
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "source_text", "src": sha256_file(Path(self.src))}
+
+    def check(self) -> list[str]:
+        return [problem] if (problem := file_problem(self.src)) else []
 
 
 @final
@@ -165,22 +184,26 @@ class Hub:
 @final
 @dataclass(frozen=True)
 class Toy:
-    """Sentences of the built-in German-English grammar (toy.py)."""
+    """Sentences of the built-in German-English grammar (toy.py); the last of them, a share, without target."""
 
     split: str
     num_lines: int
     seed: int
+    source_only: float = 0.0
 
     def lines(self) -> Iterator[Pair]:
         from kdlab.data import toy
 
-        return iter(toy.generate(self.split, self.num_lines, self.seed))
+        num_pairs = self.num_lines - round(self.source_only * self.num_lines)
+        pairs = toy.generate(self.split, self.num_lines, self.seed)
+        return ((src, tgt if number < num_pairs else None) for number, (src, tgt) in enumerate(pairs))
 
     def identity(self) -> dict[str, Any]:
         from kdlab.data import toy
 
         size = {"split": self.split, "num_lines": self.num_lines, "seed": self.seed}
-        return {"kind": "toy", "version": toy.VERSION, **size}
+        without = {"source_only": self.source_only} if self.source_only else {}
+        return {"kind": "toy", "version": toy.VERSION, **size, **without}
 
     def check(self) -> list[str]:
         if self.num_lines > 0:
@@ -215,7 +238,7 @@ class SacrebleuTest:
                 f"be scored on it; run `sacrebleu -t {self.name} -l {self.langpair} --echo src` with a network"
             ) from error
         for src, tgt in AlignedText(files[0], files[1]).lines():
-            yield src.strip(), tgt.strip()  # as sacreBLEU itself reads them
+            yield src.strip(), (tgt or "").strip()  # as sacreBLEU itself reads them
 
     def identity(self) -> dict[str, Any]:
         return {"kind": "sacrebleu", "name": self.name, "langpair": self.langpair}

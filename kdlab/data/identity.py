@@ -21,7 +21,7 @@ Identities = Iterator[NDArray[np.void]]
 def identities(corpus: PreparedCorpus, labels: PseudoLabels | None) -> dict[str, Identities]:
     """The targets of a corpus in row order, some thousand at a time: gold, valid and, where there are labels, pseudo.
 
-    Each has the id and the source hash of its row, a hash of its token ids and its length (both 0 without a label).
+    Each has the id and the source hash of its row, a hash of its token ids and its length (both 0 without a target).
     Raises: UserError where a row has several labels: a cache has room for one.
     """
     if labels is not None and labels.several:
@@ -38,7 +38,7 @@ def _of_rows(rows: Rows, labels: PseudoLabels | None) -> Identities:
         index = np.arange(start, min(start + ROWS_AT_ONCE, len(rows)))
         found = np.zeros(len(index), IDENTITY)
         found["row_id"], found["src_hash"] = rows.row_id[index], rows.src_hash[index]
-        there = np.ones(len(index), np.bool_) if labels is None else labels.has_label[index]
+        there = rows.has_gold[index] if labels is None else labels.has_label[index]
         ids = (rows if labels is None else labels).tgt_ids(index[there])
         found["tgt_len"][there] = [len(row) for row in ids]
         found["tgt_hash"][there] = [_hash(row) for row in ids]

@@ -1,7 +1,9 @@
 """Which targets a source brings to an epoch: its gold reference, its pseudo-label, or both.
 
-sampling: each epoch every row takes its gold with probability `mix`, else its pseudo-label; without label its gold.
-weights:  every row brings its gold and, where it has one, its pseudo-label; the objective weighs them.
+sampling: each epoch every row takes its gold with probability `mix`, else its pseudo-label; where it has one of the two
+          alone, that one.
+weights:  every row brings its gold and its pseudo-label, those that it has; the objective weighs them.
+A row that has neither is left out of the epoch.
 
 The draw of a row is a hash of (row_id, epoch, seed): it depends on no other row and on no order.
 """
@@ -39,16 +41,24 @@ class Mixing:
         return has_label & (uniform(row_id, epoch, seed) >= self.mix)
 
     def targets(
-        self, row_id: np.ndarray, epoch: int, seed: int, has_label: np.ndarray | None
+        self,
+        row_id: np.ndarray,
+        epoch: int,
+        seed: int,
+        has_label: np.ndarray | None,
+        has_gold: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(takes gold, takes pseudo) for every row of an epoch; `has_label` None: there are no pseudo-labels."""
-        everywhere = np.ones(len(row_id), dtype=bool)
+        """(takes gold, takes pseudo) for every row of an epoch.
+
+        `has_label` None: there are no pseudo-labels; `has_gold` None: every row has a gold target.
+        """
+        gold = np.ones(len(row_id), dtype=bool) if has_gold is None else np.asarray(has_gold, dtype=bool)
         if has_label is None:
-            return everywhere, ~everywhere
+            return gold, np.zeros(len(row_id), dtype=bool)
         if self.mix_by == "weights":
-            return everywhere, np.asarray(has_label, dtype=bool)
-        pseudo = self.choose(row_id, epoch, seed, has_label)
-        return ~pseudo, pseudo
+            return gold, np.asarray(has_label, dtype=bool)
+        pseudo = self.choose(row_id, epoch, seed, has_label) | (has_label & ~gold)
+        return gold & ~pseudo, pseudo
 
 
 def uniform(row_id: np.ndarray, epoch: int, seed: int) -> np.ndarray:

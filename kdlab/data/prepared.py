@@ -21,7 +21,7 @@ ROWS_SCHEMA = pa.schema(
         ("row_id", pa.int64()),  # number of the pair in the raw stream, from 0, over all sources in order
         ("src_hash", pa.uint64()),  # cleaning.hash_lines of the source text
         ("src", pa.list_(pa.int32())),  # ids, EOS last
-        ("tgt", pa.list_(pa.int32())),
+        ("tgt", pa.list_(pa.int32())),  # empty for a row of source-only text
         ("src_text", pa.string()),
         ("tgt_text", pa.string()),
     ]
@@ -55,6 +55,11 @@ class Rows:
     @cached_property
     def tgt_len(self) -> NDArray[np.int32]:
         return self._tgt.lengths()
+
+    @cached_property
+    def has_gold(self) -> NDArray[np.bool_]:
+        """Marks the rows with a target; the others are source-only text."""
+        return self.tgt_len > 0
 
     @cached_property
     def row_id(self) -> NDArray[np.int64]:

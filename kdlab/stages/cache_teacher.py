@@ -111,8 +111,8 @@ class _Split:
         rows = corpus.train if name == "train" else corpus.valid
         self.name, self._out, self._tokenizer = name, out, corpus.tokenizer
         self._rows, self._labels, self._columns = rows, labels, columns
-        self._takes_gold = np.ones(len(rows), np.bool_)
-        self._takes_pseudo = ~self._takes_gold if labels is None else labels.has_label
+        self._takes_gold = rows.has_gold
+        self._takes_pseudo = np.zeros(len(rows), np.bool_) if labels is None else labels.has_label
         pseudo_len = np.zeros_like(rows.tgt_len) if labels is None else labels.tgt_len
         self._lengths = Lengths.of(rows.src_len, rows.tgt_len, pseudo_len, self._takes_gold, self._takes_pseudo)
         self.starts = {"valid" if name == "valid" else "gold": starts(rows.tgt_len)}
@@ -150,7 +150,8 @@ class _Split:
             for part, begin in self.starts.items()
         }
         mass = 0.0
-        for index in split_step(self._lengths, np.arange(first, last), microbatch_tokens):
+        bring = first + np.flatnonzero(self._lengths.num_targets[first:last])  # source-only text may have no label
+        for index in split_step(self._lengths, bring, microbatch_tokens) if len(bring) else ():
             batch = collate(
                 self._rows,
                 index,

@@ -49,10 +49,12 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     valid = _held_out("valid", sources["valid"])
     tests = {name: _held_out(name, node) for name, node in sources["tests"].items()}
     held_out = [pair for pairs in (valid, *tests.values()) for pair in pairs]
-    cleaner = Cleaner(CleaningRules(**params["cleaning"]), HeldOut(*_sides(held_out)))
+    read = [_source(node) for node in _nodes(sources["train"])]
+    source_only = any(getattr(source, "source_only", 0.0) for source in read)
+    cleaner = Cleaner(CleaningRules(**params["cleaning"]), HeldOut(*_sides(held_out)), source_only=source_only)
 
     kept_text = scratch / "kept_text.arrow"
-    per_source = _clean(map(_source, _nodes(sources["train"])), cleaner, kept_text)
+    per_source = _clean(read, cleaner, kept_text)
     if "teacher" in inputs:
         tokenizer = Tokenizer.open(inputs["teacher"] / "tokenizer")
     else:
@@ -78,7 +80,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     }
     write_json(out / "report.json", {**summary, "rows_read_per_source": per_source, "examples": cleaner.examples})
     told = ", ".join(f"{rule} {count:,}" for rule, count in cleaner.dropped.items() if count) or "nothing"
-    say(f"corpus: kept {train['rows']:,} of {cleaner.num_read:,} pairs (dropped: {told})")
+    alone = f", {train['rows_without_target']:,} of them without a target" if "rows_without_target" in train else ""
+    say(f"corpus: kept {train['rows']:,} of {cleaner.num_read:,} pairs{alone} (dropped: {told})")
     return summary
 
 
@@ -92,7 +95,7 @@ def identities(sources: dict[str, Any]) -> dict[str, Any]:
 
 
 def _clean(sources: Iterable[Source], cleaner: Cleaner, path: Path) -> list[int]:
-    """Writes the pairs that pass the rules on text; how many pairs each source had."""
+    """Writes the pairs that pass the rules on text, "" for no target; how many pairs each source had."""
     import numpy as np
     import pyarrow as pa
 
@@ -105,11 +108,11 @@ def _clean(sources: Iterable[Source], cleaner: Cleaner, path: Path) -> list[int]
         for source in sources:
             before = cleaner.num_read
             for batch in _batches(progress(source.lines(), what="reading", unit="pairs")):
-                src, tgt = _sides(batch)
+                src, tgt = [pair[0] for pair in batch], [pair[1] for pair in batch]
                 row_id = np.arange(cleaner.num_read, cleaner.num_read + len(batch))
                 src_hash = hash_lines(src)
                 keep = cleaner.keep_text(row_id, src, tgt, src_hash)
-                chosen = {"src_text": _pick(src, keep), "tgt_text": _pick(tgt, keep)}
+                chosen = {"src_text": _pick(src, keep), "tgt_text": [text or "" for text in _pick(tgt, keep)]}
                 kept.write({"row_id": row_id[keep], "src_hash": src_hash[keep], **chosen})
             num_rows.append(cleaner.num_read - before)
     _refuse_nothing_left(cleaner, cleaner.num_read - sum(cleaner.dropped.values()))
@@ -132,7 +135,14 @@ def _tokenizer(params: dict[str, Any], given: str | None, kept_text: Path) -> To
         return tokenizer
 
     def lines(column: str) -> Iterator[str]:
-        return (text for batch in stream_batches(kept_text) for text in batch.column(column).to_pylist())
+        every = (text for batch in stream_batches(kept_text) for text in batch.column(column).to_pylist())
+        return (text for text in every if text)  # not the targets that are not there
+
+    if next(lines("tgt_text"), None) is None:
+        raise UserError(
+            "no training line has a target, so no vocabulary can be learnt for the target language; add text with "
+            "targets to data.train, or name a finished tokenizer: data.tokenizer.path=<folder>"
+        )
 
     say(f"learning a vocabulary of {wanted['vocab_size']:,} from at most {wanted['sample_lines']:,} pairs")
     shape = {key: wanted[key] for key in ("vocab_size", "joint", "model", "sample_lines")}
@@ -153,7 +163,9 @@ def _encode_train(kept_text: Path, path: Path, tokenizer: Tokenizer, cleaner: Cl
         for batch in stream_batches(kept_text):
             row_id = batch.column("row_id").to_numpy()
             src, tgt = batch.column("src_text").to_pylist(), batch.column("tgt_text").to_pylist()
-            src_ids, tgt_ids = tokenizer.encode_src(src), tokenizer.encode_tgt(tgt)
+            src_ids = tokenizer.encode_src(src)
+            encoded = iter(tokenizer.encode_tgt([text for text in tgt if text]))
+            tgt_ids = [next(encoded) if text else [] for text in tgt]
             src_len, tgt_len = (np.fromiter(map(len, ids), np.int32, len(ids)) for ids in (src_ids, tgt_ids))
             keep = cleaner.keep_tokens(row_id, src, tgt, src_len, tgt_len)
             kept = batch.filter(pa.array(keep))
@@ -163,7 +175,7 @@ def _encode_train(kept_text: Path, path: Path, tokenizer: Tokenizer, cleaner: Cl
     return tokens.report()
 
 
-def _encode_valid(pairs: list[Pair], path: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+def _encode_valid(pairs: list[tuple[str, str]], path: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     import numpy as np
 
     from kdlab.data.arrow import TableWriter
@@ -178,7 +190,7 @@ def _encode_valid(pairs: list[Pair], path: Path, tokenizer: Tokenizer) -> dict[s
     return tokens.report()
 
 
-def _write_test(folder: Path, name: str, pairs: list[Pair]) -> int:
+def _write_test(folder: Path, name: str, pairs: list[tuple[str, str]]) -> int:
     folder.mkdir(exist_ok=True)
     lines = [json.dumps({"src": src, "ref": ref}, ensure_ascii=False) + "\n" for src, ref in pairs]
     (folder / f"{name}.jsonl").write_bytes("".join(lines).encode())
@@ -189,35 +201,43 @@ class _Tokens:
     """Token totals of the rows that passed by, EOS included."""
 
     def __init__(self) -> None:
-        self._rows, self._tokens, self._unknown, self._longest = 0, [0, 0], [0, 0], [0, 0]
+        self._rows, self._tokens, self._unknown, self._longest = [0, 0], [0, 0], [0, 0], [0, 0]
 
     def counted(self, src_ids: list[list[int]], tgt_ids: list[list[int]]) -> dict[str, list[list[int]]]:
         """The two columns, after counting them."""
-        self._rows += len(src_ids)
         for side, ids in enumerate((src_ids, tgt_ids)):
+            self._rows[side] += sum(map(bool, ids))
             self._tokens[side] += sum(map(len, ids))
             self._unknown[side] += sum(row.count(1) for row in ids)  # <unk>, tokenizer.UNK_ID
             self._longest[side] = max([self._longest[side], *map(len, ids)])
         return {"src": src_ids, "tgt": tgt_ids}
 
     def report(self) -> dict[str, Any]:
-        told: dict[str, Any] = {"rows": self._rows}
+        told: dict[str, Any] = {"rows": self._rows[0]}
+        if without := self._rows[0] - self._rows[1]:
+            told["rows_without_target"] = without
         for side, name in enumerate(("src", "tgt")):
             told[f"{name}_tokens"] = self._tokens[side]
-            told[f"mean_{name}_len"] = round(self._tokens[side] / max(self._rows, 1), 3)
+            told[f"mean_{name}_len"] = round(self._tokens[side] / max(self._rows[side], 1), 3)
             told[f"longest_{name}_len"] = self._longest[side]
             told[f"{name}_unknown_rate"] = round(self._unknown[side] / max(self._tokens[side], 1), 8)
         return told
 
 
-def _held_out(name: str, nodes: Any) -> list[Pair]:
+def _held_out(name: str, nodes: Any) -> list[tuple[str, str]]:
     """A validation or test set, all of it: these are small."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise UserError(
             f"the test set name '{name}' cannot be a file name, and its results are files; write e.g. "
             f"'{re.sub('[^A-Za-z0-9_.-]+', '_', name)}' for the key and keep the full name inside the node"
         )
-    pairs = [pair for node in _nodes(nodes) for pair in _source(node).lines()]
+    lines = [pair for node in _nodes(nodes) for pair in _source(node).lines()]
+    pairs = [(src, tgt) for src, tgt in lines if tgt is not None]
+    if len(pairs) < len(lines):
+        raise UserError(
+            f"the set '{name}' has {len(lines) - len(pairs)} lines without a target, on which nothing can be measured; "
+            "source-only text belongs to data.train"
+        )
     if not pairs:
         raise UserError(f"the set '{name}' has no line, so nothing can be measured on it; name a source that has some")
     return pairs
@@ -238,7 +258,7 @@ def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
         yield batch
 
 
-def _sides(pairs: list[Pair]) -> tuple[list[str], list[str]]:
+def _sides(pairs: list[tuple[str, str]]) -> tuple[list[str], list[str]]:
     return [src for src, _ in pairs], [tgt for _, tgt in pairs]
 
 

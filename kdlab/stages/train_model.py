@@ -63,6 +63,10 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     objective = instantiate(params["objective"], _convert_="all")  # plain dicts of dataclasses
     labels = PseudoLabels.open(inputs["labels"], corpus.train) if "labels" in inputs else None
     _fits_positions(student, corpus, labels, "the student")
+    if left_out := int(
+        (~corpus.train.has_gold).sum() if labels is None else (~(corpus.train.has_gold | labels.has_label)).sum()
+    ):
+        runtime.say(f"{left_out:,} of {len(corpus.train):,} training rows have no target here and are left out")
     teacher_precision = params.get("teacher_precision", trainer["precision"])
     teacher: FrozenTeacher | CachedTeacher | None = None
     if objective.needs_teacher and "cache" in inputs:

@@ -39,6 +39,7 @@ CONFIGURATION = {
         "contradictions",
         "teacher_checks",
         "term_checks",
+        "label_checks",
         "compose",
         "points",
         "usage",

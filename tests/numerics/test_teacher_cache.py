@@ -339,3 +339,22 @@ def test_an_objective_beside_kd_sees_the_same(made):
                 found = reduce(terms, dict.fromkeys(terms, 1.0), targets, side, guide, chunk_size=50).sums
                 sums.append({name: float(value) for name, value in found.items()})
     assert sums[1] == pytest.approx(sums[0], rel=1e-5) and sums[2] == pytest.approx(sums[0], rel=1e-5)
+
+
+def test_rows_without_a_target_are_passed_over(made, tmp_path, monkeypatch):
+    """Every third row is source-only text, the first shard wholly; some have neither target nor label."""
+    rows = np.arange(len(made.corpus.train))
+    gold = [ids if row >= 32 and row % 3 else ids[:0] for row, ids in enumerate(made.corpus.train.tgt_ids(rows))]
+    corpus = rewritten(made.corpus, tmp_path / "corpus", tgt=gold)
+    labels = PseudoLabels.open(made.inputs["labels"], corpus.train)
+    assert (~(corpus.train.has_gold | labels.has_label)).sum() > 5
+    for name, inputs, mine in (
+        ("both", made.inputs, labels),
+        ("gold", {k: v for k, v in made.inputs.items() if k != "labels"}, None),
+    ):
+        monkeypatch.setattr(cache_teacher, "SHARD_ROWS", 32)
+        cache_teacher.run(tmp_path / name, {**inputs, "corpus": corpus.folder}, FP32, LOCAL)
+        cached = opened(made, tmp_path / name, rows=identities(corpus, mine))
+        for batch in batches(SimpleNamespace(corpus=corpus, labels=mine), 300):
+            with cached.guide(batch) as (side, _):
+                torch.testing.assert_close(side.hidden_ND, frozen(made)(batch).decoder_ND, atol=2e-5, rtol=0)

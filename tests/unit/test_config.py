@@ -41,8 +41,10 @@ COMPANIONS = {
         for node, part in (("train.0", "train"), ("valid", "valid"), ("tests.test", "test2016"))
         for side, lang in (("src", "de"), ("tgt", "en"))
     ],
+    "data=files_semi": ["data.train.1.src={corpus}/train.de.xz"],
     "+experiment=hybrid_multi30k": ["data.root={corpus}"],
 }
+COMPANIONS["data=files_semi"] += COMPANIONS["data=files"]
 YAML = sorted(path for path in CONF.rglob("*.yaml"))
 OPTIONS = [
     f"{'+' if path.parent.name in compose.NEEDS_PLUS else ''}{path.parent.relative_to(CONF)}={path.stem}"
