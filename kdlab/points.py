@@ -37,11 +37,11 @@ def name(
     """
     parts = {} if experiment is None else {"experiment": experiment}
     for group, choice in choices.items():
-        if group != "experiment" and usual.get(group) != choice and not _is_silent(group):
+        if group != "experiment" and usual.get(group) != choice and not is_silent(group):
             parts[group] = choice
     for key in keys:
         value = OmegaConf.select(cfg, key, throw_on_missing=False)
-        if not _is_silent(key) and value != _select(before, key):
+        if not is_silent(key) and value != _select(before, key):
             parts[key] = _text(value)
     return _folder_name(",".join(f"{key}={value}" for key, value in sorted(parts.items()))) or "default"
 
@@ -50,7 +50,8 @@ def _select(cfg: DictConfig, key: str) -> Any:
     return OmegaConf.select(cfg, key, throw_on_missing=False, throw_on_resolution_failure=False)
 
 
-def _is_silent(key: str) -> bool:
+def is_silent(key: str) -> bool:
+    """Whether a value changes no result."""
     return any(key == silent or key.startswith(f"{silent}.") for silent in SILENT)
 
 

@@ -6,14 +6,15 @@ No torch here: a stage imports what it needs when it runs.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdlab import compose, effects, files, runtime, usage
+from kdlab import compose, effects, files, points, runtime, usage
 from kdlab.artifacts.stage import Step, plan_keys
 from kdlab.artifacts.store import Store
 from kdlab.errors import ConfigError, UserError
@@ -52,18 +53,37 @@ def execute(composed: compose.Composed) -> None:
     keys = plan_keys(plan)
     record = {
         "overrides": composed.overrides,
+        "choices": composed.choices,
+        "values": [key for key in composed.values if not points.is_silent(key)],
         "config": OmegaConf.to_container(cfg, resolve=True),
         "steps": {step.name: {"stage": step.stage, "key": keys[step.name]} for step in plan},
     }
     files.write_json(folder / "run.json", record)
     runtime.say(f"{folder}")
+    with _failure_noted(folder / "error.txt"):
+        _walk(store, plan, cfg)
+    _report(folder, cfg)
+
+
+def _walk(store: Store, plan: Sequence[Step], cfg: DictConfig) -> None:
     if cfg.trainer.device == "cuda" and runtime.device("auto") != "cuda":
         raise UserError(  # before hours of preparation, not after
             "trainer.device=cuda, but torch finds no GPU here, so nothing can run on it; run on a machine that has "
             "one, or write trainer.device=cpu (full-size presets need a GPU; for a laptop there are toy_* and small_*)"
         )
     store.walk(plan, until=cfg.until)
-    _report(folder, cfg)
+
+
+@contextlib.contextmanager
+def _failure_noted(file: Path) -> Iterator[None]:
+    """Leaves the error of a failed run for reports and `status`; a stop (Ctrl-C, SIGTERM) is no failure."""
+    file.unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            files.write_text(file, f"{type(error).__name__}: {error}\n")
+        raise
 
 
 def plan_table(store: Store, plan: Sequence[Step], until: str | None) -> str:

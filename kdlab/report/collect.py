@@ -32,7 +32,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class Row:
-    """One evaluated model. Units: `train_cpu_s` CPU-seconds over all attempts."""
+    """One evaluated model, with the files that say so: its run, and the manifests of its training and evaluation
+    (empty where not finished). Units: `train_cpu_s` CPU-seconds over all attempts."""
 
     run: str
     model: str
@@ -42,6 +43,14 @@ class Row:
     device: str | None
     precision: str | None
     tests: dict[str, Scores]
+    evaluation: str
+    key: str
+    folder: Path
+    record: dict[str, Any]
+    trained: dict[str, Any]
+    evaluated: dict[str, Any]
+    store: Store
+    error: str | None
 
 
 def run_folders(runs: Path | str, name: str) -> list[Path]:
@@ -49,32 +58,45 @@ def run_folders(runs: Path | str, name: str) -> list[Path]:
     return sorted(path.parent for path in (Path(runs) / name).glob("*/run.json"))
 
 
-def collect(folders: Iterable[Path | str], store: Path | str) -> list[Row]:
+def collect(folders: Iterable[Path | str], store: Path | str | None = None) -> list[Row]:
     """Rows of the given run folders; the same evaluation reached from several runs (a shared teacher) comes once.
 
-    A model whose evaluation is not finished is a row without scores. Raises: UserError for a folder that is no run.
+    A model whose evaluation is not finished is a row without scores, with the error of a run that failed before it.
+    Args:
+        store: where the artefacts are; None: where each run says.
+    Raises: UserError for a folder that is no run.
     """
-    rows: list[Row] = []
-    seen: set[str] = set()
+    rows: dict[str, Row] = {}
     for folder in map(Path, folders):
         run = _read_run(folder)
         for evaluation, model in EVALUATIONS.items():
-            if evaluation not in run["steps"] or run["steps"][evaluation]["key"] in seen:
+            key = run["steps"].get(evaluation, {}).get("key")
+            if key is None or (key in rows and (rows[key].evaluated or rows[key].error)):
                 continue
-            seen.add(run["steps"][evaluation]["key"])
-            rows.append(_row(f"{folder.parent.name}/{folder.name}", run, evaluation, model, Store(store)))
-    return sorted(rows, key=lambda row: ("teacher" not in row.model, "alone" not in row.model))
+            rows[key] = _row(folder, run, evaluation, model, Store(store_of(folder, run) if store is None else store))
+    return sorted(rows.values(), key=lambda row: ("teacher" not in row.model, "alone" not in row.model))
 
 
-def _row(name: str, run: dict[str, Any], evaluation: str, model: str, store: Store) -> Row:
+def store_of(folder: Path, run: dict[str, Any]) -> Path:
+    """The store of a run; a relative one is looked for here, then where the run's own folder begins."""
+    paths = run["config"].get("paths", {})
+    store, runs = Path(paths.get("store", "store")), Path(paths.get("runs", "runs"))
+    if store.is_absolute() or store.is_dir() or runs.is_absolute():
+        return store
+    start = folder.resolve().parents[1 + len(runs.parts)]  # <start>/<runs>/<name>/<point>
+    return start / store
+
+
+def _row(folder: Path, run: dict[str, Any], evaluation: str, model: str, store: Store) -> Row:
     step = run["steps"][evaluation]
     made = run["steps"].get(model)
     trained = store.manifest(made["stage"], made["key"]) if made else None
     evaluated = store.manifest(step["stage"], step["key"]) or {}
     summary = (trained or {}).get("summary", {})
+    error = folder / "error.txt"
     seed = run["config"].get("teacher", {}).get("seed") if model == "teacher" else run["config"].get("seed")
     return Row(
-        run=name,
+        run=f"{folder.parent.name}/{folder.name}",
         model=_title(model, run["config"]),
         seed=seed,
         parameters=summary.get("parameters", evaluated.get("summary", {}).get("parameters")),
@@ -82,6 +104,14 @@ def _row(name: str, run: dict[str, Any], evaluation: str, model: str, store: Sto
         device=evaluated.get("device"),
         precision=evaluated.get("params", {}).get("decode", {}).get("precision"),
         tests=_scores(store.folder(step["stage"], step["key"])) if evaluated else {},
+        evaluation=evaluation,
+        key=step["key"],
+        folder=store.folder(step["stage"], step["key"]),
+        record=run,
+        trained=trained or {},
+        evaluated=evaluated,
+        store=store,
+        error=error.read_text(encoding="utf-8").strip() if not evaluated and error.exists() else None,
     )
 
 

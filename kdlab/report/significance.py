@@ -1,0 +1,116 @@
+"""Paired bootstrap resampling of two systems on one test set, with the p-value that the command of sacreBLEU prints.
+
+Resampled are the per-sentence statistics that evaluate_model has stored: sums of counts, of which a score is a function.
+Source: Koehn 2004; `sacrebleu --paired-bs` (sacrebleu/significance.py: 1,000 samples, seed 12345, two-sided).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdlab import files
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SAMPLES, SEED = 1000, 12345
+IGNORED = ("nrefs:", "version:")  # parts of a signature that say nothing of how a score follows from statistics
+
+
+class Significance:
+    """p-values by the content of the two files of statistics; those of earlier reports are remembered in `cache`."""
+
+    def __init__(self, cache: Path):
+        self._cache = cache
+        self._known: dict[str, float] = _read(cache)
+        self._new = False
+        self._hashes: dict[Path, str] = {}
+        self._scores: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
+        self._counts: dict[int, np.ndarray] = {}
+
+    def p_value(self, baseline: Path, system: Path, metric: str, signature: str) -> float | None:
+        """Of the difference of two systems' corpus scores; None where the statistics do not belong to `signature`.
+
+        Args:
+            baseline, system: <test>.statistics.json of the two, of the same sentences.
+            metric: bleu or chrf.
+        """
+        import sacrebleu
+
+        parts = (self._hash(baseline), self._hash(system), metric, signature, sacrebleu.__version__)
+        name = " ".join(parts)
+        if name not in self._known:
+            scorer = _scorer(metric)
+            if _essence(str(scorer.get_signature())) != _essence(signature):
+                return None  # scored with other settings than ours: their formula is not known here
+            self._known[name] = _p_value(
+                self._resampled(baseline, metric, scorer), self._resampled(system, metric, scorer)
+            )
+            self._new = True
+        return self._known[name]
+
+    def save(self) -> None:
+        """Keeps what was computed; a store that cannot be written only costs time."""
+        if self._new:
+            with contextlib.suppress(OSError):
+                files.write_json(self._cache, {**_read(self._cache), **self._known})
+
+    def _hash(self, path: Path) -> str:
+        if path not in self._hashes:
+            self._hashes[path] = files.sha256_file(path)[:24]
+        return self._hashes[path]
+
+    def _resampled(self, path: Path, metric: str, scorer: Any) -> tuple[float, np.ndarray]:
+        """The score, and the scores of all samples."""
+        import numpy as np
+
+        if (place := (self._hash(path), metric)) not in self._scores:
+            statistics = np.array(files.read_json(path)[metric], dtype="float64")
+            # Sums of whole numbers below 2**24: exact in any order, and so in sacreBLEU's float32 too.
+            sums = (self._drawn(len(statistics)) @ statistics).astype("float32")
+            scores = np.array([scorer._compute_score_from_stats(one).score for one in sums])
+            # sacreBLEU sums the statistics themselves as Python's whole numbers
+            total = [int(count) for count in statistics.sum(0)]
+            self._scores[place] = (float(scorer._compute_score_from_stats(total).score), scores)
+        return self._scores[place]
+
+    def _drawn(self, sentences: int) -> np.ndarray:
+        """How often each sample holds each sentence: (SAMPLES, sentences), sacreBLEU's own draws."""
+        import numpy as np
+
+        if sentences not in self._counts:
+            drawn = np.random.default_rng(SEED).choice(sentences, size=(SAMPLES, sentences), replace=True)
+            self._counts[sentences] = np.stack([np.bincount(one, minlength=sentences) for one in drawn]).astype("f8")
+        return self._counts[sentences]
+
+
+def _p_value(baseline: tuple[float, np.ndarray], system: tuple[float, np.ndarray]) -> float:
+    """Share of samples whose centred difference exceeds the real one, one more on both sides of the division."""
+    import numpy as np
+
+    differences = np.abs(system[1] - baseline[1])
+    beyond = int(np.sum(differences - differences.mean() > abs(baseline[0] - system[0])))
+    return (beyond + 1) / (SAMPLES + 1)
+
+
+def _scorer(metric: str) -> Any:
+    from sacrebleu.metrics import BLEU, CHRF
+
+    scorer = {"bleu": BLEU, "chrf": CHRF}[metric]()
+    scorer.num_refs = 1  # else it has no signature before it has scored
+    return scorer
+
+
+def _essence(signature: str) -> list[str]:
+    return sorted(part for part in signature.split("|") if not part.startswith(IGNORED))
+
+
+def _read(cache: Path) -> dict[str, float]:
+    try:
+        found = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
