@@ -1,7 +1,7 @@
 """What tells a model's results apart from another's: the settings that it answers to, and the command that makes it.
 
-A teacher knows nothing of the student's seed, and a student alone nothing of the temperature: a setting that a model does
-not answer to is blank, so that one baseline serves a whole grid.
+A teacher knows nothing of the student's seed, and a student alone nothing of the temperature: a setting that a model
+does not answer to is blank, so that one baseline serves a whole grid.
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ from typing import Any
 DIALS = ("student", "teacher", "recipe", "objective", "init", "data", "temperature", "mix", "max_steps")
 OF_TEACHER = {"teacher", "data", "vocab_size", "trainer", "decode", "evaluate"}
 NOT_OF_BASELINE = {
-    *("objective", "recipe", "teacher", "teacher_cache", "label_decode", "mix_by", "min_labelled", "temperature", "mix"),
+    *(
+        "objective",
+        "recipe",
+        "teacher",
+        "teacher_cache",
+        "label_decode",
+        "mix_by",
+        "min_labelled",
+        "temperature",
+        "mix",
+    ),
     *("weight_nll", "weight_pseudo", "weight_kd", "weight_cos"),
 }
 DATA = "KDLAB_DATA"
@@ -72,7 +82,8 @@ def command(overrides: Iterable[str]) -> str:
     for override in overrides:
         name, equals, value = override.partition("=")
         if not name.startswith("paths."):
-            words.append(f"{name}{equals}{_portable(value)}" if value.startswith("/") else shlex.quote(override))
+            portable = _portable(value)
+            words.append(shlex.quote(override) if portable == value else f"{name}{equals}{portable}")
     return " ".join(words)
 
 
@@ -84,14 +95,14 @@ def text(value: Any) -> str:
         return str(int(value))
     if isinstance(value, dict | list):
         return json.dumps(value, separators=(",", ":")).replace(" ", "_")
-    return _portable(str(value)).replace(" ", "_") if str(value).startswith("/") else str(value).replace(" ", "_")
+    return _portable(str(value)).replace(" ", "_")
 
 
-def _portable(path: str) -> str:
+def _portable(value: str) -> str:
     root = os.environ.get(DATA)
-    if root and Path(path).is_relative_to(root):
-        return f"${DATA}/{Path(path).relative_to(root)}"
-    return f"<{Path(path).name}>"
+    if root and "/" in value and (place := Path(value).resolve()).is_relative_to(Path(root).resolve()):
+        return f"${DATA}/{place.relative_to(Path(root).resolve())}"
+    return f"<{Path(value).name}>" if value.startswith("/") else value
 
 
 def _recipe(config: dict[str, Any]) -> str:

@@ -74,13 +74,17 @@ class Result:
             return text(getattr(self, name))
         return self.more().get(name)
 
+    def dials(self) -> dict[str, str]:
+        """The settings with a column of their own."""
+        return {name: str(getattr(self, name)) for name in DIALS}
+
     def more(self) -> dict[str, str]:
         """The column `settings` by name."""
         return dict(part.split("=", 1) for part in self.settings.split())
 
     def arm(self) -> tuple[str, ...]:
         """What runs of one arm share: all but seed, test and what was measured."""
-        return (self.model, *(getattr(self, dial) for dial in DIALS), self.settings)
+        return (self.model, *self.dials().values(), self.settings)
 
     def score(self, metric: str) -> float | None:
         """bleu or chrf."""
@@ -141,8 +145,12 @@ def write(path: Path, results: Sequence[Result]) -> None:
 
 
 def merge(old: Sequence[Result], new: Iterable[Result]) -> list[Result]:
-    """Old rows in their order, filled where they were blank; then the new ones."""
-    merged = {(result.key, result.test): result for result in old}
+    """Old rows in their order, filled where they were blank; then the new ones.
+
+    Where there are new ones, old rows of unfinished models that no run stands behind any more are left out.
+    """
+    new = list(new)
+    merged = {(result.key, result.test): result for result in old if result.state == DONE or not new}
     for result in new:
         place = (result.key, result.test)
         before = merged.get(place)

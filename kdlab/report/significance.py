@@ -1,6 +1,6 @@
 """Paired bootstrap resampling of two systems on one test set, with the p-value that the command of sacreBLEU prints.
 
-Resampled are the per-sentence statistics that evaluate_model has stored: sums of counts, of which a score is a function.
+Resampled are the per-sentence statistics that evaluate_model has stored: counts, of whose sums a score is a function.
 Source: Koehn 2004; `sacrebleu --paired-bs` (sacrebleu/significance.py: 1,000 samples, seed 12345, two-sided).
 """
 

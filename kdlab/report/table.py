@@ -28,20 +28,22 @@ def render(rows: Sequence[Row]) -> str:
         for test in tests:
             line += [_number(getattr(row.tests[test], m) if test in row.tests else None, ".1f") for m in metrics]
         body.append([*line, _number(_speed(row), ",.1f"), _number(row.train_cpu_s, ",.0f")])
-    return "\n".join([*_aligned(header, body), "", *_footnotes(rows, any(MISSING in line for line in body))]) + "\n"
+    return "\n".join([*aligned(header, body), "", *_footnotes(rows, any(MISSING in line for line in body))]) + "\n"
 
 
-def _aligned(header: list[str], body: list[list[str]]) -> list[str]:
+def aligned(header: list[str], body: list[list[str]], labels: int = 1) -> list[str]:
+    """Lines of a Markdown table; the first `labels` columns are aligned to the left."""
     widths = [max(len(line[column]) for line in [header, *body]) for column in range(len(header))]
 
     def row(cells: list[str]) -> str:
-        first, *others = [
-            cell.ljust(width) if n == 0 else cell.rjust(width)
-            for n, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        padded = [
+            cell.ljust(width) if number < labels else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
-        return "| " + " | ".join([first, *others]) + " |"
+        return "| " + " | ".join(padded) + " |"
 
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    widths = [max(width, 2) for width in widths]
+    rule = ["-" * width if number < labels else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
     return [row(header), row(rule), *(row(line) for line in body)]
 
 

@@ -50,6 +50,7 @@ COMMANDS = {
     "run": {"report"},
     "translate": {"decoding", "models", "data", "types"},
     "check": {"checks"},
+    "report": {"report"},
 }
 LIGHT = {"artifacts", "recipes", "report", "stages", "run", "check", *FREE, *CONFIGURATION}
 HEAVY = {
