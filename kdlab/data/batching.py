@@ -2,8 +2,10 @@
 
     epoch --cut_epoch--> steps (index arrays) --split_step--> microbatches (index arrays) --collate--> types.Batch
 
-Which rows make a step is a function of (lengths, seed, epoch, tokens_per_step) alone. How a step is split is a matter
-of memory: the gradient is a sum over the step, so `microbatch_tokens` changes no result.
+Which rows make a step is a function of (lengths, seed, epoch, tokens_per_step) alone. How a step is split, over
+microbatches and over ranks, is a matter of memory and speed: the gradient is a sum over the step, so neither
+`microbatch_tokens` nor the number of ranks changes a result. Every rank has equally many microbatches, for each of them
+is a round of communication; one without rows keeps the graph.
 """
 
 from __future__ import annotations
@@ -133,15 +135,21 @@ def cut_epoch(lengths: Lengths, *, tokens_per_step: int, seed: int, epoch: int) 
     return [steps[i] for i in generator.permutation(len(steps))]
 
 
-def split_step(lengths: Lengths, step: np.ndarray, microbatch_tokens: int) -> list[np.ndarray]:
-    """The microbatches of a step: at most `microbatch_tokens` padded tokens of both sides, or a single row."""
+def split_step(lengths: Lengths, step: np.ndarray, microbatch_tokens: int, num_ranks: int = 1) -> list[np.ndarray]:
+    """The microbatches of a step: at most `microbatch_tokens` padded tokens of both sides, or a single row.
+
+    Rank r takes every `num_ranks`-th from r on; there are equally many for each, of nearly one size, some of them
+    without rows where a step has too few.
+    """
     taken = lengths.take(step)
     padded = taken.padded()
-    if padded <= microbatch_tokens:
+    if num_ranks == 1 and padded <= microbatch_tokens:
         return [step]
-    sorting = snake_order(taken, padded / microbatch_tokens)
+    sorting = snake_order(taken, max(num_ranks, padded / microbatch_tokens))
     taken = taken.take(sorting)
-    return np.split(step[sorting], _evenly(partial(_cut_padded, taken), microbatch_tokens)[:-1])
+    cuts = _evenly(partial(_cut_padded, taken), min(microbatch_tokens, padded), num_ranks)
+    pieces = np.split(step[sorting], cuts[:-1])
+    return pieces + [step[:0]] * (-len(pieces) % num_ranks)
 
 
 def _cut(ends: np.ndarray, limit: float) -> list[int]:
@@ -166,14 +174,18 @@ def _cut_padded(lengths: Lengths, limit: float) -> list[int]:
     return cuts[1:]
 
 
-def _evenly(cut: Callable[[float], list[int]], limit: float) -> list[int]:
-    """The cut of about the smallest limit that needs no more pieces than `limit` does: no tiny last piece."""
+def _evenly(cut: Callable[[float], list[int]], limit: float, multiple: int = 1) -> list[int]:
+    """The cut of about the smallest limit that needs no more pieces than `limit` does: no tiny last piece.
+
+    multiple: that many pieces are as good as fewer, up to its next multiple.
+    """
     best = cut(limit)
+    most = -(-len(best) // multiple) * multiple
     low, high = 0.0, limit
-    while high - low > 0.1 * limit / len(best):
+    while high - low > 0.1 * limit / most:
         middle = (low + high) / 2
         cuts = cut(middle)
-        if len(cuts) == len(best):
+        if len(cuts) <= most:
             best, high = cuts, middle
         else:
             low = middle
@@ -181,11 +193,12 @@ def _evenly(cut: Callable[[float], list[int]], limit: float) -> list[int]:
 
 
 def _padded(ids: list[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(matrix, mask) of ragged ids; the mask comes from lengths."""
+    """(matrix, mask) of ragged ids, at least one column wide; the mask comes from lengths."""
     lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
-    mask = np.arange(lengths.max()) < lengths[:, None]
+    mask = np.arange(lengths.max(initial=1)) < lengths[:, None]
     matrix = np.full(mask.shape, pad_id, dtype=np.int64)
-    matrix[mask] = np.concatenate(ids)
+    if ids:
+        matrix[mask] = np.concatenate(ids)
     return torch.from_numpy(matrix), torch.from_numpy(mask)
 
 
@@ -227,7 +240,8 @@ def collate(
 class StepStream:
     """All optimizer steps from `start` on, without end: (position after the step, its microbatches).
 
-    A stream that starts at a position gives exactly what one from the beginning gives after it.
+    A stream that starts at a position gives exactly what one from the beginning gives after it. The streams of all
+    ranks share each step between them.
     Units: tokens_per_step counts real target tokens, microbatch_tokens padded tokens of both sides.
     """
 
@@ -240,6 +254,8 @@ class StepStream:
     labels: Any = None  # data.labels.PseudoLabels; None: gold alone
     mixing: Mixing = GOLD_ALONE
     start: StreamPosition = BEGINNING
+    rank: int = 0
+    num_ranks: int = 1
 
     def epoch(self, number: int) -> Epoch:
         """The plan of one epoch."""
@@ -270,7 +286,8 @@ class StepStream:
         return [brings[step] for step in cut(lengths.take(brings))]
 
     def microbatches(self, epoch: Epoch, step: int) -> list[Batch]:
-        """The tensors of one step."""
+        """The tensors of one step: this rank's share."""
+        pieces = split_step(epoch.lengths, epoch.steps[step], self.microbatch_tokens, self.num_ranks)
         return [
             collate(
                 self.rows,
@@ -281,7 +298,7 @@ class StepStream:
                 takes_gold=epoch.takes_gold,
                 takes_pseudo=epoch.takes_pseudo,
             )
-            for index in split_step(epoch.lengths, epoch.steps[step], self.microbatch_tokens)
+            for index in pieces[self.rank :: self.num_ranks]
         ]
 
     def __iter__(self) -> Iterator[tuple[StreamPosition, list[Batch]]]:
@@ -297,10 +314,13 @@ class StepStream:
             number, first = number + 1, 0
 
 
-def evaluation_batches(rows: Any, *, microbatch_tokens: int, src_pad_id: int, tgt_pad_id: int) -> Iterator[Batch]:
-    """All rows once with their gold targets, in a fixed order by length."""
+def evaluation_batches(
+    rows: Any, *, microbatch_tokens: int, src_pad_id: int, tgt_pad_id: int, rank: int = 0, num_ranks: int = 1
+) -> Iterator[Batch]:
+    """All rows once with their gold targets, in a fixed order by length; of several ranks each gets its share."""
     if not len(rows):
         return
     lengths = Lengths.of_gold(np.asarray(rows.src_len), np.asarray(rows.tgt_len))
-    for index in split_step(lengths, np.arange(len(rows)), microbatch_tokens):
+    pieces = split_step(lengths, np.arange(len(rows)), microbatch_tokens, num_ranks)
+    for index in pieces[rank::num_ranks]:
         yield collate(rows, index, src_pad_id=src_pad_id, tgt_pad_id=tgt_pad_id)

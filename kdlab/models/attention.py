@@ -30,7 +30,7 @@ def attend(
     On a CPU two matrix products and a softmax: torch's fused kernel is five times slower there in bf16.
     The CPU softmax of bf16 scores works in fp32 inside.
     """
-    if query_BHTK.device.type != "cpu":
+    if query_BHTK.device.type != "cpu" and len(query_BHTK):  # its kernels know no empty batch
         return F.scaled_dot_product_attention(query_BHTK, key_BHSK, value_BHSK, attn_mask=visible, dropout_p=dropout)
     B, H, T, K = query_BHTK.shape
     S = key_BHSK.shape[2]
@@ -39,7 +39,7 @@ def attend(
     if visible is None:
         scores_BHTS = scores_BHTS * K**-0.5
     else:
-        bias = torch.zeros(visible.shape, dtype=scores.dtype).masked_fill_(~visible, MASKED)
+        bias = scores.new_zeros(visible.shape).masked_fill_(~visible, MASKED)
         scores_BHTS = torch.add(bias, scores_BHTS, alpha=K**-0.5)
     weights_BHTS = torch.softmax(scores_BHTS, dim=-1)
     if dropout:

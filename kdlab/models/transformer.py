@@ -171,9 +171,14 @@ class DecoderLayer(nn.Module):
         x: Float[Tensor, "N D"],
         packing: Packing,
         causal: Bool[Tensor, "T T"],
-        memory: tuple[Tensor, ...],
+        memory_MD: Float[Tensor, "M D"],
+        src_packing: Packing,
+        source_R: Int[Tensor, "R"] | None,
         visible: Bool[Tensor, "R 1 1 S"],
     ) -> Float[Tensor, "N D"]:
+        memory = self.cross_attention.keys_values(memory_MD, src_packing)
+        if source_R is not None:
+            memory = tuple(part.index_select(0, source_R) for part in memory)
         x = self.around_self.leave(x, self.self_attention(self.around_self.enter(x), packing, causal))
         x = self.around_cross.leave(x, self.cross_attention(self.around_cross.enter(x), packing, memory, visible))
         return self.around_ff.leave(x, self.feed_forward(self.around_ff.enter(x)))
@@ -299,10 +304,7 @@ class Transformer(nn.Module):
         tgt_packing = Packing((R, T), None, None) if tgt_mask_RT is None else Packing.of(tgt_mask_RT)
         x, decoder_layers = self._embed_packed(self._tgt_table(), tgt_in_RT, tgt_packing), []
         for layer in self._decoder_layers():
-            memory = layer.cross_attention.keys_values(memory_MD, packing)
-            if source_R is not None:
-                memory = tuple(part.index_select(0, source_R) for part in memory)
-            x = layer(x, tgt_packing, causal, memory, visible)
+            x = layer(x, tgt_packing, causal, memory_MD, packing, source_R, visible)
             decoder_layers.append(x)
         if self.config.norm == "pre":
             x = self.decoder_norm(x)

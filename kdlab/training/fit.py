@@ -45,9 +45,11 @@ def fit(
         use_distributed_sampler=False,
     )
     with warnings.catch_warnings():
-        # Lightning of its own loaders, which we do not use, and of a torch function that it calls
+        # Lightning of its own loaders, which we do not use, of a torch function that it calls, and of srun, which is
+        # there wherever SLURM is installed
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used.*")
         resume = {"ckpt_path": str(checkpoint)} if checkpoint.exists() else {}
         try:
             trainer.fit(module, train_dataloaders=steps, weights_only=True, **resume)  # type: ignore[arg-type]

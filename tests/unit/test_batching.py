@@ -274,3 +274,29 @@ def test_evaluation_goes_through_all_golds_in_one_order():
 def test_an_empty_corpus_is_refused():
     with pytest.raises(UserError, match="0 rows"):
         next(iter(stream(FakeRows([], []))))
+
+
+@pytest.mark.parametrize(("num_ranks", "microbatch_tokens"), [(2, 150), (3, 150), (3, 10**6), (8, 40)])
+def test_ranks_share_every_step_and_have_equally_many_microbatches(num_ranks, microbatch_tokens):
+    rows, labels = corpus(120)
+    mixed = {"labels": labels, "mixing": Mixing(0.4, "weights"), "microbatch_tokens": microbatch_tokens}
+    alone = stream(rows, **mixed)
+    ranks = [stream(rows, **mixed, rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+    num_empty = 0
+    for step in islice(zip(alone, *ranks, strict=True), 40):
+        (position, whole), shares = step[0], step[1:]
+        assert {share[0] for share in shares} == {position}
+        parts = [share[1] for share in shares]
+        assert contents([batch for part in parts for batch in part]) == contents(whole)
+        assert {len(part) for part in parts} == {-(-len(whole) // num_ranks)}  # no more of them than are needed
+        num_empty += sum(not len(batch.row_id_B) for part in parts for batch in part)
+    assert num_empty > 0 or num_ranks < 8  # there are steps of less than 8 rows
+
+
+def test_the_ranks_of_a_step_have_equal_work():
+    lengths = lognormal(20_000)
+    for step in cut_epoch(lengths, tokens_per_step=25_000, seed=1, epoch=0)[:8]:
+        pieces = split_step(lengths, step, 8192, num_ranks=4)
+        sizes = [lengths.take(piece).padded() for piece in pieces]
+        assert len(pieces) % 4 == 0 and max(sizes) <= 8192
+        assert max(sizes) < 1.25 * np.mean(sizes)

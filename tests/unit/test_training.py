@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlab.data.batching import StepStream, evaluation_batches
+from kdlab.data.batching import StepStream, collate, evaluation_batches
 from kdlab.errors import UserError
 from kdlab.models.init import random_init
 from kdlab.models.transformer import Transformer, TransformerConfig
@@ -235,3 +235,15 @@ def test_validation_tells_how_the_terms_pull(tmp_path):
     assert found["grad_cosine/a/b"] == pytest.approx(1.0, abs=1e-5)
     assert found["grad_norm/b"] == pytest.approx(3 * found["grad_norm/a"], rel=1e-5)
     assert found["weighted/b"] == pytest.approx(3 * found["nll"])
+
+
+def test_a_microbatch_without_rows_reaches_every_parameter_and_changes_nothing():
+    """A rank that has nothing to do still takes part in every exchange of gradients."""
+    student, teacher = model(1), FrozenTeacher(model(2))
+    cosine = WeightedTerm(1.0, "gold", "src_token", HiddenCosine(stack="encoder", projection=True))
+    objective = Objective({**KD.terms, "cos": cosine})
+    module = StudentModule(student, objective, teacher, ADAM, max_steps=1, chunk_size=50)
+    empty = collate(rows(), np.arange(0), **PADS)
+    assert not any(empty.num_units("all", unit) for unit in ("tgt_token", "src_token", "sentence", "position"))
+    module._forward(empty, {"nll": 1.0, "kd": 1.0, "cos": 1.0}, objective.active).loss.backward()
+    assert [float(p.grad.abs().max()) for p in module.parameters()] == [0.0] * len(list(module.parameters()))
