@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 # What the command itself reads, or what only names things.
-READ_BY_THE_COMMAND = ("name", "until", "dry_run", "paths", "hydra", "recipe", "data.name")
+READ_BY_THE_COMMAND = ("name", "until", "dry_run", "paths", "cluster", "hydra", "recipe", "data.name")
 
 Plan = Callable[[DictConfig], Sequence[Any]]
 

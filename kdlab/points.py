@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 # What does not change a result: where, how fast, how far, how loud; and `data.root`, whose content is hashed.
 SILENT = (
-    "name", "until", "dry_run", "paths", "logger", "strategy", "data.root",
+    "name", "until", "dry_run", "paths", "logger", "cluster", "strategy", "data.root",
     "trainer.device", "trainer.threads", "trainer.microbatch_tokens", "trainer.chunk_size",
     "trainer.checkpoint_every", "trainer.log_every",
 )  # fmt: skip

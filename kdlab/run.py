@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdlab import compose, effects, files, points, runtime, usage
+from kdlab import compose, effects, files, grid, points, runtime, usage
 from kdlab.artifacts.stage import Step, plan_keys
 from kdlab.artifacts.store import Store
 from kdlab.errors import ConfigError, UserError
@@ -167,7 +167,8 @@ def _multirun(overrides: list[str], config_dir: Path | None, config_name: str) -
 
     settings = [text for text in overrides if text.startswith("hydra")]
     if not any(text.startswith("hydra/sweeper=") for text in settings):  # another sweeper makes its points itself
-        _check_points(compose.expand(overrides, config_dir=config_dir), config_dir, config_name)
+        lines = compose.expand(overrides, config_dir=config_dir)
+        grid.points(lines, make_plan, config_dir=config_dir, config_name=config_name)
     GlobalHydra.instance().clear()
     try:
         search_path = compose.loader(config_dir).get_search_path()
@@ -178,26 +179,6 @@ def _multirun(overrides: list[str], config_dir: Path | None, config_name: str) -
     finally:
         GlobalHydra.instance().clear()
     return 0
-
-
-def _check_points(points: list[list[str]], config_dir: Path | None, config_name: str) -> None:
-    """Raises one ConfigError for all points; a dial that works in one point may be idle in the others."""
-    problems: dict[str, None] = {}
-    idle: list[set[str]] = []
-    for overrides in points:
-        try:
-            composed = compose.compose(overrides, config_dir=config_dir, config_name=config_name)
-            found = effects.idle(composed.unresolved, composed.values, make_plan)
-            idle.append({problem.partition("=")[0] for problem in found})
-        except ConfigError as error:
-            unused = {problem for problem in error.problems if " has no effect: no term" in problem}
-            idle.append({problem.partition("=")[0] for problem in unused})
-            problems |= dict.fromkeys(problem for problem in error.problems if problem not in unused)
-    if idle and (everywhere := set.intersection(*idle)):
-        nowhere = "has no effect in any point of the sweep; leave it out"
-        problems |= dict.fromkeys(f"{dial} {nowhere}" for dial in sorted(everywhere))
-    if problems:
-        raise ConfigError(list(problems))
 
 
 def _report(folder: Path, cfg: Any) -> None:

@@ -195,6 +195,23 @@ class Trainer:
 
 
 @dataclass
+class Cluster:
+    """What a job of a sweep asks SLURM for."""
+
+    partition: str | None = MISSING
+    account: str | None = MISSING
+    qos: str | None = MISSING
+    time_min: int = at_least(5)
+    signal_s: int = at_least(30)
+    cpus: int = at_least(1)
+    mem_gb: int | None = at_least(1)
+    gpus: int = at_least(0)
+    max_parallel: int = at_least(1)
+    label_tasks: int = at_least(1)
+    setup: list[str] = MISSING
+
+
+@dataclass
 class Paths:
     """Where results are kept."""
 
@@ -241,6 +258,7 @@ class Config:
     evaluate: Evaluate = MISSING
     trainer: Trainer = MISSING
     logger: dict[str, Any] = MISSING
+    cluster: Cluster = MISSING
     paths: Paths = MISSING
 
 

@@ -27,6 +27,7 @@ ROOMS = {
     },
     "recipes": {"stages", "artifacts", "targets"},
     "report": {"artifacts"},
+    "sweep": {"artifacts"},
     "checks": {"types", "data", "models", "objectives", "teachers", "strategies", "training", "artifacts"},
 }
 # Files beside the rooms. What makes and checks a configuration (one room in several files), then the commands, each
@@ -45,14 +46,16 @@ CONFIGURATION = {
         "usage",
     ),
     "effects",
+    "grid",
 }
 COMMANDS = {
     "run": {"report"},
     "translate": {"decoding", "models", "data", "types"},
     "check": {"checks"},
     "report": {"report"},
+    "sweep": {"sweep"},
 }
-LIGHT = {"artifacts", "recipes", "report", "stages", "run", "check", *FREE, *CONFIGURATION}
+LIGHT = {"artifacts", "recipes", "report", "sweep", "stages", "run", "check", *FREE, *CONFIGURATION}
 HEAVY = {
     *("torch", "lightning", "pytorch_lightning", "torchmetrics", "transformers", "datasets", "sacrebleu", "numpy"),
     *("sentencepiece", "pyarrow", "pandas", "safetensors", "jaxtyping", "wandb", "ctranslate2"),

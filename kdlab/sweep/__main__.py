@@ -1,0 +1,167 @@
+"""The command `python -m kdlab.sweep`: a grid on a SLURM cluster, submitted, watched, gathered, cancelled."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from kdlab import compose, files, grid, runtime, schema
+from kdlab.artifacts.stage import plan_keys
+from kdlab.artifacts.store import Store
+from kdlab.errors import ConfigError, UserError, did_you_mean
+from kdlab.recipes.plan import make_plan
+from kdlab.sweep import graph, scripts, slurm, status
+from kdlab.sweep.record import Submitted
+
+HELP = """Runs a grid on a SLURM cluster: shared steps once, then all students at once, then the report.
+
+  python -m kdlab.sweep submit [sweep=NAME] [+experiment=NAME] [key=a,b ...] [cluster.key=value ...]
+  python -m kdlab.sweep status <folder>      what runs, waits, has failed (with its last line) or is done
+  python -m kdlab.sweep gather <folder>      the report of what is there, now
+  python -m kdlab.sweep cancel <folder>      ends what waits or runs; what is done stays
+
+submit takes the overrides of kdlab.run -m, or a named grid of conf/sweep; dry_run=true prints the runs and the graph
+of jobs and only writes the scripts. What is done already is not submitted again: give the same command to go on after a
+failure. Time, memory, GPUs and the partition are cluster.* (conf/cluster).
+
+grids: {grids}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or {"-h", "--help"} & set(argv):
+        print(HELP.format(grids=", ".join(_grids())), end="")
+        return 0
+    try:
+        verb, *rest = argv
+        if verb not in VERBS:
+            raise UserError(
+                f"'{verb}' is no verb of kdlab.sweep{did_you_mean(verb, VERBS)}; nothing was done; write one of "
+                f"{', '.join(VERBS)}"
+            )
+        VERBS[verb](rest)
+    except UserError as error:
+        runtime.say(str(error))
+        return 1
+    return 0
+
+
+def submit(overrides: list[str]) -> None:
+    """Checks every point, writes the scripts and hands them to the cluster, upstream first."""
+    name, lines = _lines(overrides)
+    composed = grid.points(lines, make_plan)
+    first = composed[0].cfg
+    points = [_point(one) for one in composed]
+    if len({point.folder for point in points}) < len(points):
+        raise ConfigError(["two points of the grid are the same run; leave out the values that repeat"])
+    store = Store(first.paths.store)
+    jobs = graph.jobs(points, lambda stage, key: store.manifest(stage, key) is not None, first.cluster.label_tasks)
+    name = name or f"{first.name}-{hashlib.sha256(repr(sorted(map(sorted, lines))).encode()).hexdigest()[:6]}"
+    folder = Path(first.paths.runs) / ".sweeps" / name
+    runs = sorted({str(Path(one.cfg.paths.runs) / one.cfg.name) for one in composed})
+    sweep = Submitted(folder, Path(first.paths.store), runs, jobs, {})
+    written = _write(sweep, name, OmegaConf.to_container(first.cluster, resolve=True))
+    _print(points, jobs, folder)
+    if first.dry_run:
+        return
+    for job in jobs:
+        after = sweep.ids.get(job.after) if job.after else None
+        sweep.ids[job.name] = slurm.submit(written[job.name], after=after, anyhow=job.anyhow)
+        sweep.write()  # after each: what was submitted is known whatever comes next
+    runtime.say(f"submitted; python -m kdlab.sweep status {folder}")
+
+
+def show(arguments: list[str]) -> None:
+    """Prints the state of every task."""
+    print(status.table(status.states(_sweep(arguments))))
+
+
+def gather(arguments: list[str]) -> None:
+    """Runs the report over the sweep's runs, finished or not."""
+    import subprocess
+
+    sweep = _sweep(arguments)
+    subprocess.run([sys.executable, "-m", "kdlab.report", *sweep.runs], check=False)
+
+
+def cancel(arguments: list[str]) -> None:
+    """Cancels the jobs of a sweep."""
+    sweep = _sweep(arguments)
+    slurm.cancel(list(sweep.ids.values()))
+    runtime.say(f"cancelled {len(sweep.ids)} jobs; what is done stays, and submit goes on from there")
+
+
+VERBS = {"submit": submit, "status": show, "gather": gather, "cancel": cancel}
+
+
+def _lines(overrides: list[str]) -> tuple[str | None, list[list[str]]]:
+    """(name of the grid, overrides of every point); a named grid is one or more lines, each with the user's values."""
+    named = [text.partition("=")[2] for text in overrides if text.startswith("sweep=")]
+    mine = [text for text in overrides if not text.startswith("sweep=")]
+    if not named:
+        return None, compose.expand(mine)
+    if named[-1] not in _grids():
+        raise ConfigError(
+            [f"sweep={named[-1]} does not exist{did_you_mean(named[-1], _grids())}; there are {', '.join(_grids())}"]
+        )
+    node = OmegaConf.load(schema.config_dir() / "sweep" / f"{named[-1]}.yaml")
+    lines = [line for grid_line in node.grids for line in compose.expand([*shlex.split(grid_line), *mine])]
+    return named[-1], lines
+
+
+def _grids() -> list[str]:
+    return sorted(path.stem for path in (schema.config_dir() / "sweep").glob("*.yaml"))
+
+
+def _point(composed: compose.Composed) -> graph.Point:
+    steps = make_plan(composed.cfg)
+    overrides = [text for text in composed.overrides if not text.startswith("dry_run=")]
+    return graph.Point(overrides, f"{composed.cfg.name}/{composed.point}", steps, plan_keys(steps))
+
+
+def _write(sweep: Submitted, name: str, cluster: Any) -> dict[str, Path]:
+    """Writes task files and scripts; returns the script of each job."""
+    (sweep.folder / "logs").mkdir(parents=True, exist_ok=True)
+    written = {}
+    for job in sweep.jobs:
+        if job.tasks:
+            files.write_text(sweep.folder / f"{job.name}.txt", scripts.tasks_file(job))
+        written[job.name] = sweep.folder / f"{job.name}.sbatch"
+        text = scripts.script(job, sweep=name, folder=sweep.folder, cluster=cluster, report=sweep.runs)
+        files.write_text(written[job.name], text)
+    return written
+
+
+def _print(points: list[graph.Point], jobs: list[graph.Job], folder: Path) -> None:
+    """The runs and the graph of jobs."""
+    students = graph.students(points)
+    teachers = {point.keys["teacher"] for point in points if "teacher" in point.keys}
+    for task in students:
+        print(
+            f"{task.key}  {task.point}{'  (student alone)' if task.overrides[-1] == 'until=evaluate_baseline' else ''}"
+        )
+    print(f"\n{len(students)} students, {len(teachers)} teachers: {len(students) + len(teachers)} runs\n")
+    for job in jobs:
+        after = f" after {job.after}{' (in whatever way it ends)' if job.anyhow else ''}" if job.after else ""
+        print(f"job {job.name}: {len(job.tasks) or 1} tasks{after}")
+    print(f"scripts: {folder}", flush=True)
+
+
+def _sweep(arguments: list[str]) -> Submitted:
+    if len(arguments) != 1:
+        raise UserError(
+            f"{len(arguments)} folders were given, but one sweep is looked at; write the folder that submit has printed"
+        )
+    return Submitted.read(Path(arguments[0]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

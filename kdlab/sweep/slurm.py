@@ -1,0 +1,62 @@
+"""The cluster's own commands: sbatch, squeue, scancel. Each call has a time limit, for a controller may not answer."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdlab.errors import UserError
+
+TIMEOUT_S = 60
+
+
+def submit(script: Path, *, after: str | None, anyhow: bool) -> str:
+    """Submits a script and returns the job's id; `after` is the id of the job that it waits for."""
+    depends = [] if after is None else [f"--dependency={'afterany' if anyhow else 'afterok'}:{after}"]
+    return _run(["sbatch", "--parsable", "--kill-on-invalid-dep=yes", *depends, str(script)]).split(";")[0].strip()
+
+
+def check(script: Path) -> None:
+    """Lets the cluster say whether it would take a script. Raises: UserError with its answer."""
+    _run(["sbatch", "--test-only", str(script)])
+
+
+def queue(jobs: Sequence[str]) -> dict[str, str]:
+    """State (PENDING, RUNNING, ...) of every task that waits or runs, by `<job>_<task>`, or `<job>` without array."""
+    if not jobs:
+        return {}
+    found: dict[str, str] = {}
+    for line in _run(["squeue", "--noheader", "--array", "--format=%i %T"]).splitlines():
+        task, _, state = line.strip().partition(" ")
+        if task.partition("_")[0] in jobs:
+            found[task] = state
+    return found
+
+
+def cancel(jobs: Sequence[str]) -> None:
+    """Ends what waits or runs of these jobs; what has ended is no error."""
+    if jobs:
+        _run(["scancel", *jobs])
+
+
+def _run(command: list[str]) -> str:
+    if shutil.which(command[0]) is None:
+        raise UserError(
+            f"there is no {command[0]} here, so nothing can be asked of SLURM; run this on a machine of the cluster, "
+            "or run the grid without it: python -m kdlab.run -m <the same overrides>"
+        )
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"{command[0]} has not answered for {TIMEOUT_S} s, so the state of the jobs is unknown; ask again when the "
+            "cluster's controller is there"
+        ) from None
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).replace("\n", "; ")
+        raise UserError(
+            f"SLURM refuses {' '.join(command[:2])} ... ({said}); look at the cluster.* values and at {command[-1]}"
+        )
+    return done.stdout
