@@ -63,7 +63,7 @@ def script(job: Job, *, sweep: str, folder: Path, cluster: dict[str, Any], repor
     }
     if job.name == REPORT:
         command = f"{python} -m kdlab.report {shlex.join(report)}"
-        return SINGLE.format(**fields, resources=_resources({**cluster, "gpus": 0}), command=command)
+        return SINGLE.format(**fields, resources=_resources({**cluster, "gpus": 0, "cpus": 1}), command=command)
     return ARRAY.format(
         **fields,
         last=len(job.tasks) - 1,
