@@ -5,7 +5,6 @@ Each check names the groups that it reads, so that it is left out where one of t
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -123,7 +122,8 @@ def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 
 def _until(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     cached = ("cache_teacher",) if cfg.teacher_cache.kind != "none" and any(teacher_checks.kd_terms(cfg)) else ()
-    steps = [*cfg.recipe.steps, *cached, *(BASELINE_STEPS if _has_baseline(cfg) else ()), "report"]
+    members = label_checks.members(cfg)
+    steps = [*cfg.recipe.steps, *members, *cached, *(BASELINE_STEPS if _has_baseline(cfg) else ()), "report"]
     if cfg.until is not None and cfg.until not in steps:
         recipe = names.get("recipe", cfg.recipe._target_)
         nearest = did_you_mean(cfg.until, steps) or f"; choose one of {', '.join(steps)}"
@@ -143,16 +143,6 @@ def _devices(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
                 f"{group}.precision=int8 but trainer.device={cfg.trainer.device}: int8 layers are for CPUs; write "
                 f"{group}.precision=bf16 or trainer.device=cpu"
             )
-
-
-def _engine(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
-    """Said before a teacher is trained for hours."""
-    used = cfg.label_decode.engine == "ctranslate2" and "pseudo_label" in cfg.recipe.steps
-    if used and importlib.util.find_spec("ctranslate2") is None:
-        yield (
-            "label_decode.engine=ctranslate2 needs a package that is not installed; write pip install 'kdlab[ct2]', "
-            "or label_decode.engine=pytorch"
-        )
 
 
 def _models(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
@@ -228,8 +218,8 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("objective", "objective@baseline_objective"), term_checks.one_term),
     (("objective", "student", "teacher"), term_checks.hidden_states),
     (("recipe",), _until),
-    (("trainer", "decode", "decode@label_decode"), _devices),
-    (("recipe", "decode@label_decode"), _engine),
+    (("trainer", "decode", "label_decode"), _devices),
+    (("recipe", "teacher", "label_decode"), label_checks.how_labels_are_made),
     (("student", "teacher", "data"), _models),
     (("init", "recipe", "student", "teacher"), teacher_checks.init),
     (("data", "evaluate"), _tests),

@@ -1,16 +1,89 @@
-"""What training makes of gold targets and pseudo-labels: settings of it that cannot work together.
+"""What making pseudo-labels asks for: beams wide enough, an engine that can, an ensemble with one vocabulary.
 
-Called by contradictions.py; torch-free like it.
+Called by contradictions.py, before a teacher is trained for hours; torch-free like it.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from kdlab import targets
+
+PYTORCH = "write label_decode.engine=pytorch"
+
+
+def how_labels_are_made(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """Problems of label_decode in a recipe that makes labels."""
+    if "pseudo_label" not in cfg.recipe.steps:
+        return
+    node = cfg.label_decode
+    if node.sampling is None and node.n_best > node.beam_size:
+        yield (
+            f"label_decode.n_best={node.n_best} but label_decode.beam_size={node.beam_size}: a search finishes "
+            f"beam_size hypotheses; write label_decode.n_best={node.beam_size}, or widen the beam"
+        )
+    if node.engine == "ctranslate2":
+        yield from _ctranslate2(cfg)
+    elif node.precision == "fp16":
+        yield (
+            f"label_decode.precision=fp16 but label_decode.engine={node.engine}, which does not know it; write "
+            "label_decode.precision=bf16 or label_decode.engine=ctranslate2"
+        )
+    yield from _ensemble(cfg)
+
+
+def members(cfg: DictConfig) -> list[str]:
+    """Names of the steps that fetch the further models of an ensemble; the first is the teacher."""
+    makes_labels = "pseudo_label" in cfg.recipe.steps
+    return [f"teacher_{number}" for number, _ in enumerate(cfg.label_decode.ensemble, 2)] if makes_labels else []
+
+
+def _ctranslate2(cfg: DictConfig) -> Iterator[str]:
+    if importlib.util.find_spec("ctranslate2") is None:
+        yield (
+            "label_decode.engine=ctranslate2 needs a package that is not installed; write pip install 'kdlab[ct2]', "
+            "or label_decode.engine=pytorch"
+        )
+    if cfg.label_decode.sampling is not None:
+        yield (
+            "label_decode.engine=ctranslate2 draws samples that depend on threads and neighbours, so that no run could "
+            f"be repeated; {PYTORCH}, or choose label_decode=beam5"
+        )
+    if cfg.label_decode.ensemble:
+        yield f"label_decode.engine=ctranslate2 asks one model, but label_decode.ensemble names more; {PYTORCH}"
+
+
+def _ensemble(cfg: DictConfig) -> Iterator[str]:
+    if isinstance(cfg.label_decode.ensemble, str):  # of which the schema speaks
+        return
+    folders = [Path(path) for path in cfg.label_decode.ensemble]
+    if folders and cfg.teacher.source == "folder" and cfg.teacher.path is not None:
+        folders.insert(0, Path(cfg.teacher.path))
+    first: tuple[Path, str] | None = None
+    for folder in folders:
+        try:
+            fingerprint = json.loads((folder / "tokenizer" / "tokenizer.json").read_text(encoding="utf-8"))[
+                "fingerprint"
+            ]
+        except (OSError, ValueError, KeyError, TypeError):
+            if str(folder) != cfg.teacher.path:  # of which others speak
+                yield (
+                    f"label_decode.ensemble names {folder}, which holds no readable tokenizer/tokenizer.json, so it is "
+                    "no kdlab model; write folders of such (with weights.safetensors, config.json and tokenizer/)"
+                )
+            continue
+        first = first or (folder, fingerprint)
+        if fingerprint != first[1]:
+            yield (
+                f"label_decode.ensemble names {folder}, whose vocabulary is not that of {first[0]}, but the mean is "
+                "taken over probabilities of the same tokens; name models that were trained with one tokenizer"
+            )
 
 
 def source_only(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:

@@ -161,10 +161,24 @@ class Decode:
 
 
 @dataclass
+class Sampling:
+    """From what labels are drawn."""
+
+    temperature: float = above(0)
+    top_k: int | None = at_least(1)
+    top_p: float | None = within("> 0 and <= 1", lambda value: 0 < value <= 1)
+    seed: int = at_least(0)
+
+
+@dataclass
 class LabelDecode(Decode):
     """How pseudo-labels are made."""
 
     engine: str = one_of("pytorch", "ctranslate2")
+    precision: str = one_of("fp32", "bf16", "fp16", "int8")
+    n_best: int = at_least(1)
+    sampling: Sampling | None = MISSING
+    ensemble: list[str] = MISSING
 
 
 @dataclass

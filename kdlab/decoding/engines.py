@@ -19,7 +19,7 @@ from kdlab.errors import UserError
 from kdlab.models.folder import load_model
 from kdlab.models.transformer import num_parameters
 
-STORED = {"fp32": "none", "bf16": "bf16", "int8": "int8"}  # precision: quantization of the export
+STORED = {"fp32": "none", "bf16": "bf16", "fp16": "fp16", "int8": "int8"}  # precision: quantization of the export
 
 
 def batch_width(decode: dict[str, Any]) -> int:

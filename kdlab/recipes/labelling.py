@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from kdlab.artifacts.stage import Step
 from kdlab.recipes.settings import Settings, device, uses_labels
+from kdlab.recipes.teachers import fetched
 from kdlab.stages import decode_sources, pseudo_label
 
 
@@ -14,21 +17,19 @@ def pseudo_labels(settings: Settings) -> list[Step]:
     """
     if not uses_labels(settings["objective"]):
         return []
-    decode = dict(settings["label_decode"])
-    if decode["engine"] == "pytorch":
-        del decode["engine"]  # keys are what they were before there was a second one
-    hypotheses = Step(
-        name="hypotheses",
-        stage="decode_sources",
-        version=decode_sources.VERSION,
-        params={"decode": decode},
-        inputs={"corpus": "corpus", "teacher": "teacher"},
-        run=decode_sources.run,
-        local=device(settings),
-        assist=decode_sources.assist,
-    )
+    members = ensemble(settings)
     return [
-        hypotheses,
+        *members,
+        Step(
+            name="hypotheses",
+            stage="decode_sources",
+            version=decode_sources.VERSION,
+            params={"decode": decode_params(settings)},
+            inputs={"corpus": "corpus", "teacher": "teacher", **{step.name: step.name for step in members}},
+            run=decode_sources.run,
+            local=device(settings),
+            assist=decode_sources.assist,
+        ),
         Step(
             name="pseudo_label",
             stage="pseudo_label",
@@ -39,3 +40,18 @@ def pseudo_labels(settings: Settings) -> list[Step]:
             local={"min_labelled": settings["min_labelled"]},
         ),
     ]
+
+
+def ensemble(settings: Settings) -> list[Step]:
+    """The further models of an ensemble, teacher_2 and so on, each known by its content."""
+    folders = enumerate(settings["label_decode"]["ensemble"], 2)
+    return [fetched(settings, f"teacher_{number}", path, "label_decode.ensemble") for number, path in folders]
+
+
+def decode_params(settings: Settings) -> dict[str, Any]:
+    """What decoding/engines.py is told; what is as ever is left out, so that keys stay what they were."""
+    node = dict(settings["label_decode"])
+    del node["ensemble"]  # the models are inputs
+    usual = {"engine": "pytorch", "n_best": 1, "sampling": None}
+    unread = ("beam_size",) if node["sampling"] is not None else ()
+    return {name: value for name, value in node.items() if name not in unread and (name, value) not in usual.items()}

@@ -52,17 +52,7 @@ def teacher(settings: Settings) -> list[Step]:
             local=training_local(settings, "teacher"),
         )
     elif node["source"] == "folder":
-        with files.remembered_hashes(hash_cache(settings)):
-            hashes = folder_hashes(node["path"], "teacher.path", "a model folder that kdlab has written")
-        made = Step(
-            name="teacher",
-            stage="fetch_model",
-            version=fetch_model.VERSION,
-            params={"sha256": hashes},
-            inputs={},
-            run=fetch_model.run,
-            local={"path": str(node["path"])},
-        )
+        made = fetched(settings, "teacher", node["path"], "teacher.path")
     elif node["source"] == "marian":
         made = Step(
             name="teacher",
@@ -79,6 +69,21 @@ def teacher(settings: Settings) -> list[Step]:
             "choose one, e.g. teacher=toy_2x2, or recipe=train_only"
         )
     return [made, evaluate(settings, "evaluate_teacher", model="teacher")]
+
+
+def fetched(settings: Settings, name: str, folder: str | None, option: str) -> Step:
+    """A model folder that the user has, known by its content; `option` is where they named it."""
+    with files.remembered_hashes(hash_cache(settings)):
+        hashes = folder_hashes(folder, option, "a model folder that kdlab has written")
+    return Step(
+        name=name,
+        stage="fetch_model",
+        version=fetch_model.VERSION,
+        params={"sha256": hashes},
+        inputs={},
+        run=fetch_model.run,
+        local={"path": str(folder)},
+    )
 
 
 def _teacher_objective(node: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ TINY = [
     *("student.d_model=32", "student.d_ff=64", "max_steps=60", "trainer.tokens_per_step=400", "optim.lr=0.01"),
     *("optim.warmup_steps=10", "teacher=toy_1x1", "teacher.model.d_model=32", "teacher.model.d_ff=64"),
     *("teacher.max_steps=40", "teacher.optim.lr=0.01", "teacher.optim.warmup_steps=10", "min_labelled=0"),
-    *("trainer.val_every=60", "trainer.select=loss", "decode@label_decode=greedy", "baseline=false", "temperature=2"),
+    *("trainer.val_every=60", "trainer.select=loss", "label_decode=greedy", "baseline=false", "temperature=2"),
 ]
 EVERY = [name for name, _, _ in suite.CHECKS]
 REAL = {"teacher frozen and deterministic", "resume state complete"}  # these train; the others are quick

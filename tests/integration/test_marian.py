@@ -285,7 +285,7 @@ SMALL = [
     *("trainer.tokens_per_step=300", "trainer.val_every=1", "trainer.log_every=1", "trainer.select=loss"),
     *(
         "decode=greedy",
-        "decode@label_decode=greedy",
+        "label_decode=greedy",
         "decode.max_length_ratio=0.5",
         "label_decode.max_length_ratio=0.5",
     ),

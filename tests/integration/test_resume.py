@@ -29,7 +29,7 @@ OVERRIDES = [
     "trainer.average=2",
     "trainer.threads=1",
     "trainer.device=cpu",
-    "decode@label_decode=greedy",
+    "label_decode=greedy",
     "decode=greedy",
 ]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from kdlab import compose, schema
+from kdlab import compose, label_checks, schema
 from kdlab.errors import ConfigError
 
 CONF = schema.config_dir()
@@ -260,6 +260,20 @@ ONE_MISTAKE = [
     ("teacher_cache=top_k objective=logits_mse recipe=word_kd", "logits of all tokens, but teacher_cache=top_k keeps"),
     ("trainer.teacher_precision=int8 trainer.device=auto", "int8 but trainer.device=auto: int8 teachers are for CPUs"),
     ("label_decode.precision=int8 trainer.device=cuda", "label_decode.precision=int8 but trainer.device=cuda"),
+    ("label_decode.n_best=6", "label_decode.n_best=6 but label_decode.beam_size=5: a search finishes beam_size"),
+    (
+        "label_decode=sampling label_decode.sampling.temperature=0",
+        "label_decode.sampling.temperature must be > 0, got 0",
+    ),
+    ("label_decode=sampling label_decode.sampling.top_p=1.1", "label_decode.sampling.top_p must be > 0 and <= 1, got"),
+    ("label_decode=sampling label_decode.sampling.top_k=0", "label_decode.sampling.top_k must be >= 1, got 0"),
+    ("label_decode=sampling label_decode.engine=ctranslate2", "no run could be repeated; write label_decode.engine="),
+    (
+        "label_decode.precision=fp16",
+        "label_decode.precision=fp16 but label_decode.engine=pytorch, which does not know it",
+    ),
+    ("label_decode.ensemble=[nowhere]", "label_decode.ensemble names nowhere, which holds no readable tokenizer/"),
+    ("label_decode.ensemble=nowhere", "label_decode.ensemble must be a list, got 'nowhere'"),
     ("recipe=word_kd objective=ancestor objective.terms.kd.weight=2", "terms.kd.term.weight=1 but"),
     (f"{TRIPLE} student=toy_2x2 objective.terms.cos.term.stack=encoder", "sums over encoder positions; write"),
     ("until=cache_teacher", "until=cache_teacher is no step of recipe=hybrid"),
@@ -280,6 +294,23 @@ def test_a_missing_engine_is_named_before_anything_is_trained(monkeypatch: pytes
     assert "pip install 'kdlab[ct2]'" in problem
     (problem,) = problems("label_decode.engine=marian")
     assert "pytorch, ctranslate2" in problem
+
+
+def test_an_ensemble_has_one_vocabulary_and_an_engine_that_can(tmp_path: Path) -> None:
+    folders = []
+    for name, fingerprint in (("one", "aa"), ("two", "aa"), ("other", "bb")):
+        folders.append(tmp_path / name)
+        (folders[-1] / "tokenizer").mkdir(parents=True)
+        (folders[-1] / "tokenizer/tokenizer.json").write_text(json.dumps({"fingerprint": fingerprint}))
+    assert label_checks.members(compose.compose([f"label_decode.ensemble=[{folders[0]},{folders[1]}]"]).cfg) == [
+        "teacher_2",
+        "teacher_3",
+    ]
+    (problem,) = problems(f"label_decode.ensemble=[{folders[0]},{folders[1]},{folders[2]}]")
+    assert f"{folders[2]}, whose vocabulary is not that of {folders[0]}" in problem and "one tokenizer" in problem
+    wrong = ["label_decode.engine=ctranslate2", "label_decode=sampling", f"label_decode.ensemble=[{folders[0]}]"]
+    found = problems(*wrong, "label_decode.n_best=9")
+    assert len(found) == 2 and "could be repeated" in found[0] and "asks one model, but label_decode.ens" in found[1]
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

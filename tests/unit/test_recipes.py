@@ -127,6 +127,9 @@ EVALUATIONS = {"evaluate", "evaluate_teacher", "evaluate_baseline"}
         ("teacher.max_steps=10", TEACHER),
         ("label_decode.beam_size=2", LABELS),
         ("label_decode.engine=ctranslate2", LABELS),
+        ("label_decode.n_best=2", LABELS),
+        ("label_decode=greedy", LABELS),
+        ("label_decode=sampling", LABELS),
         ("decode.beam_size=2", EVALUATIONS),
         ("evaluate.metrics=[bleu]", EVALUATIONS),
         ("trainer.precision=bf16", {*TEACHER, *STUDENT, *ALONE}),
@@ -233,6 +236,38 @@ def test_a_teacher_folder_is_known_by_content_and_not_by_path(tmp_path):
     step = next(step for step in plan("teacher=folder", f"teacher.path={first}") if step.name == "teacher")
     assert step.stage == "fetch_model" and step.inputs == {} and step.local == {"path": str(first)}
     assert set(step.params["sha256"]) == {"config.json", "tokenizer/spm.model", "weights.safetensors"}
+
+
+def test_members_of_an_ensemble_are_known_by_content_and_given_to_the_step_that_decodes(tmp_path):
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        (folder / "tokenizer").mkdir(parents=True)
+        (folder / "tokenizer/tokenizer.json").write_text('{"fingerprint": "same"}')
+        (folder / "config.json").write_text(f'"{folder.name}"')
+    chosen = f"label_decode.ensemble=[{folders[0]},{folders[1]}]"
+    steps = {step.name: step for step in plan(chosen)}
+    (decoding,) = [step for step in steps.values() if "teacher_2" in step.inputs]
+    assert [name for name in decoding.inputs if name.startswith("teacher")] == ["teacher", "teacher_2", "teacher_3"]
+    assert all(
+        decoding.inputs[name] == name and steps[name].stage == "fetch_model" for name in ("teacher_2", "teacher_3")
+    )
+    alone, together = default_keys(), keys(chosen)
+    assert {name for name in alone if alone[name] != together[name]} == LABELS
+    shutil.copytree(folders[0], tmp_path / "copy")
+    assert keys(f"label_decode.ensemble=[{tmp_path}/copy,{folders[1]}]") == together
+    assert keys(f"label_decode.ensemble=[{folders[1]},{folders[0]}]")["pseudo_label"] != together["pseudo_label"]
+
+
+def test_sampling_reads_no_beam_and_old_settings_keep_their_keys():
+    assert (
+        "beam_size" not in {step.name: step for step in plan("label_decode=sampling")}["pseudo_label"].params["decode"]
+    )
+    usual = {step.name: step for step in plan()}["pseudo_label"].params["decode"]
+    assert set(usual) == {
+        *("beam_size", "length_penalty", "max_length_ratio", "max_length_extra"),
+        "batch_tokens",
+        "precision",
+    }
 
 
 def test_a_marian_teacher_is_known_by_content_or_commit_and_its_vocabulary_can_be_adopted(tmp_path):
