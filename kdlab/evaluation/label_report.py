@@ -81,7 +81,7 @@ class Labelled:
 
 @final
 @dataclass
-class AgainstGold:
+class Figures:
     """The labels beside the sources and gold targets of their rows."""
 
     num_rows: int  # of the whole corpus
@@ -149,21 +149,21 @@ class AgainstGold:
 
 def markdown(report: dict[str, Any]) -> str:
     """report.json as a page to read."""
-    mode, found = report["mode"], report["against_gold"]
+    mode = report["mode"]
     figures = [
         ("rows", f"{report['rows']:,}"),
-        ("labels", f"{found['labels']:,} for {found['labelled_rows']:,} rows (labels.choose={report['choose']})"),
+        ("labels", f"{report['labels']:,} for {report['labelled_rows']:,} rows (labels.choose={report['choose']})"),
         (
             "log-probability of the mode",
             f"{mode['log_prob_per_sentence']} a sentence, {mode['log_prob_per_token']} a token",
         ),
         ("p(mode)", f"{mode['prob']}; of all n-best {mode['share_of_nbest']}"),
-        ("length ratio to the sources", f"labels {found['length_ratio']}, gold {found['gold_length_ratio']}"),
-        ("distinct words", f"labels {found['types']:,}, gold {found['gold_types']:,}"),
+        ("length ratio to the sources", f"labels {report['length_ratio']}, gold {report['gold_length_ratio']}"),
+        ("distinct words", f"labels {report['types']:,}, gold {report['gold_types']:,}"),
         *(
-            (f"{name} against gold", f"{found[name]['score']:.2f} ({found[name]['signature']})")
+            (f"{name} against gold", f"{report[name]['score']:.2f} ({report[name]['signature']})")
             for name in METRICS
-            if found[name]
+            if report[name]
         ),
         ("best hypothesis dropped, another taken", f"{report['replaced']:,} rows"),
         ("labels by rank of the hypothesis", ", ".join(f"{count:,}" for count in report["ranks"])),

@@ -56,20 +56,20 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     drop, reverse = None, None
     if "reverse" in inputs:
         drop, reverse = _judge(scratch, inputs, settings["drop_share"], corpus, local)
-    against_gold, examples = _write(out, scratch, corpus, drop)
-    rules, labelled = report["rules"], against_gold["labelled_rows"]
+    figures, examples = _write(out, scratch, corpus, drop)
+    rules, labelled = report["rules"], figures["labelled_rows"]
     without = sum(counts["rows"] for counts in rules.values())
     if reverse is not None:
         rules["reverse"] = {"hypotheses": reverse["dropped"], "rows": report["rows"] - without - labelled}
     for counts in rules.values():
         counts["share_of_rows"] = round(counts["rows"] / max(1, report["rows"]), 6)
     _refuse_few(report["rows"], labelled, rules, local["min_labelled"])
-    report |= {"against_gold": against_gold, "reverse": reverse}
+    report |= {**figures, "reverse": reverse}
     whole = {**report, "decoding": _decoding(inputs["hypotheses"]), "examples": examples}
     files.write_json(out / REPORT, whole)
     files.write_text(out / "report.md", markdown(whole))
     runtime.say(
-        f"pseudo_label: {against_gold['labels']:,} labels for {labelled:,} of {report['rows']:,} rows; without one: "
+        f"pseudo_label: {figures['labels']:,} labels for {labelled:,} of {report['rows']:,} rows; without one: "
         + (_counted(rules) or "none")
     )
     return {**report, "rule": "a row without a label keeps its gold target alone"}
@@ -148,9 +148,9 @@ def _write(
     import numpy as np
 
     from kdlab.data.labels import LabelWriter
-    from kdlab.evaluation.label_report import AgainstGold, Labelled
+    from kdlab.evaluation.label_report import Figures, Labelled
 
-    rows, found, done = corpus.train, AgainstGold(len(corpus.train)), 0
+    rows, found, done = corpus.train, Figures(len(corpus.train)), 0
     with LabelWriter(out) as writer:
         for index, labels in _chosen(scratch, corpus):
             if drop is not None:

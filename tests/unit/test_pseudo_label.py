@@ -104,7 +104,7 @@ NBEST = [
 def test_the_first_hypothesis_is_the_label_where_nothing_else_is_asked_for(tmp_path, corpus):
     summary, found = label(tmp_path, corpus, NBEST)
     assert found == [["a hound"], ["the cat sleeps"], ["one man"], ["Berlin"], ["source only"]]
-    assert summary["against_gold"]["labels"] == summary["rows"] == 5 and summary["ranks"] == [5]
+    assert summary["labels"] == summary["rows"] == 5 and summary["ranks"] == [5]
     labels = PseudoLabels.open(tmp_path / "labels", corpus.train)
     assert [ids.tolist() for ids in labels.tgt_ids(np.array([1]))] == [[5, 5, 5, 0]]
 
@@ -142,7 +142,7 @@ def test_all_hypotheses_that_pass_are_labels(tmp_path, corpus):
     summary, labels = label(tmp_path, corpus, found, choose="all")
     assert labels[:2] == [["a hound", "the dog", "the dog !"], ["a cat is asleep now", "the cat sleeps"]]
     assert labels[4] == ["only source"]
-    assert summary["against_gold"]["labels"] == 10 and summary["against_gold"]["labelled_rows"] == 5
+    assert summary["labels"] == 10 and summary["labelled_rows"] == 5
     assert summary["ranks"] == [4, 5, 1] and summary["replaced"] == 1
     opened = PseudoLabels.open(tmp_path / "labels", corpus.train)
     assert opened.num_labels.tolist() == [3, 2, 2, 2, 1] and opened.text(np.array([0])) == ["a hound"]
@@ -237,12 +237,11 @@ def test_the_report_by_hand(tmp_path, corpus):
         }
     )
     pairs = (["a hound", "the cat sleeps", "one man", "Berlin"], [GOLD[:4]])
-    figures = summary["against_gold"]
-    assert figures["bleu"]["score"] == pytest.approx(BLEU().corpus_score(*pairs).score)
-    assert figures["chrf"]["score"] == pytest.approx(CHRF().corpus_score(*pairs).score)
-    assert (figures["types"], figures["gold_types"], figures["scored_labels"]) == (8, 9, 4)
-    assert figures["length_ratio"] == pytest.approx(12 / 12) and figures["tokens"] == 12
-    assert figures["gold_length_ratio"] == pytest.approx(14 / 12, abs=1e-6)
+    assert summary["bleu"]["score"] == pytest.approx(BLEU().corpus_score(*pairs).score)
+    assert summary["chrf"]["score"] == pytest.approx(CHRF().corpus_score(*pairs).score)
+    assert (summary["types"], summary["gold_types"], summary["scored_labels"]) == (8, 9, 4)
+    assert summary["length_ratio"] == pytest.approx(12 / 12) and summary["tokens"] == 12
+    assert summary["gold_length_ratio"] == pytest.approx(14 / 12, abs=1e-6)
     assert summary["rules"]["missing"] == {"hypotheses": 0, "rows": 1, "share_of_rows": 0.2}
     report = json.loads((tmp_path / "labels/report.json").read_text())
     assert {name: report[name] for name in summary if name != "rule"} == {
@@ -273,8 +272,8 @@ def test_one_hypothesis_a_row_has_no_share_and_figures_of_decoding_pass_through(
 def test_of_a_large_corpus_some_rows_are_scored(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(label_report, "SCORED_ROWS", 2)
     summary, _ = label(tmp_path, corpus, NBEST)
-    assert summary["against_gold"]["scored_labels"] == 2  # positions 0 and 3: every third
-    assert summary["against_gold"]["types"] == 8
+    assert summary["scored_labels"] == 2  # positions 0 and 3: every third
+    assert summary["types"] == 8
 
 
 def test_too_few_labels_are_refused(tmp_path, corpus):
@@ -355,7 +354,7 @@ def test_the_worst_share_by_the_reverse_model_is_dropped(tmp_path, corpus, monke
         "nll_per_token_kept": pytest.approx(sum(kept) / 3, abs=1e-4),
     }
     none = pseudo_label.run(tmp_path / "none", inputs, {"drop_share": 0.19}, LOCAL)
-    assert none["reverse"]["dropped"] == 0 and none["against_gold"]["labels"] == 5
+    assert none["reverse"]["dropped"] == 0 and none["labels"] == 5
 
 
 def test_scoring_goes_on_at_the_batch_where_it_was_killed(tmp_path, corpus, monkeypatch):
