@@ -122,7 +122,7 @@ def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 
 def _until(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     cached = ("cache_teacher",) if cfg.teacher_cache.kind != "none" and any(teacher_checks.kd_terms(cfg)) else ()
-    members = label_checks.members(cfg)
+    members = label_checks.members(cfg) + label_checks.reverse(cfg)
     steps = [*cfg.recipe.steps, *members, *cached, *(BASELINE_STEPS if _has_baseline(cfg) else ()), "report"]
     if cfg.until is not None and cfg.until not in steps:
         recipe = names.get("recipe", cfg.recipe._target_)
@@ -220,6 +220,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("recipe",), _until),
     (("trainer", "decode", "label_decode"), _devices),
     (("recipe", "teacher", "label_decode"), label_checks.how_labels_are_made),
+    (("recipe", "teacher_cache", "objective", "label_decode", "labels"), label_checks.how_labels_are_chosen),
     (("student", "teacher", "data"), _models),
     (("init", "recipe", "student", "teacher"), teacher_checks.init),
     (("data", "evaluate"), _tests),

@@ -1,4 +1,4 @@
-"""What making pseudo-labels asks for: beams wide enough, an engine that can, an ensemble with one vocabulary.
+"""What making pseudo-labels asks for: beams wide enough, an engine that can, an ensemble with one vocabulary, a choice.
 
 Called by contradictions.py, before a teacher is trained for hours; torch-free like it.
 """
@@ -14,6 +14,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from kdlab import targets
+
+from kdlab import teacher_checks
 
 PYTORCH = "write label_decode.engine=pytorch"
 
@@ -36,6 +38,34 @@ def how_labels_are_made(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]
             "label_decode.precision=bf16 or label_decode.engine=ctranslate2"
         )
     yield from _ensemble(cfg)
+
+
+def how_labels_are_chosen(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """Problems of labels in a recipe that makes some."""
+    if "pseudo_label" not in cfg.recipe.steps:
+        return
+    choose, cache = cfg.labels.choose, cfg.teacher_cache.kind
+    if choose != "first" and cfg.label_decode.n_best == 1:
+        yield (
+            f"labels.choose={choose} but label_decode.n_best=1, so there is one hypothesis and no choice; write e.g. "
+            "label_decode.n_best=5, or labels=first"
+        )
+    if choose == "all" and cache != "none" and any(teacher_checks.kd_terms(cfg)):
+        yield (
+            f"labels.choose=all but teacher_cache={names.get('teacher_cache', cache)}: a cache keeps what the teacher "
+            "says of one label a row, and each epoch takes another; choose teacher_cache=none or labels=first"
+        )
+    folder = cfg.labels.reverse.path
+    if folder is not None and "architecture" not in (teacher_checks.config_of(folder) or {}):
+        yield (
+            f"labels.reverse.path={folder} holds no config.json of a kdlab model, so it cannot judge labels; write the "
+            "folder of one that translates back (it has weights.safetensors and config.json)"
+        )
+
+
+def reverse(cfg: DictConfig) -> list[str]:
+    """Name of the step that fetches the model which judges labels, if one is asked for."""
+    return ["reverse"] if "pseudo_label" in cfg.recipe.steps and cfg.labels.reverse.path is not None else []
 
 
 def members(cfg: DictConfig) -> list[str]:

@@ -182,6 +182,26 @@ class LabelDecode(Decode):
 
 
 @dataclass
+class Reverse:
+    """The model that judges labels by translating them back."""
+
+    path: str | None = MISSING
+    drop_share: float = within("between 0 and 1", lambda value: 0 < value < 1)
+
+
+@dataclass
+class Labels:
+    """Which hypotheses become pseudo-labels."""
+
+    choose: str = one_of("first", "bleu", "chrf", "all")
+    max_length_ratio: float | None = at_least(1)
+    max_repetition: int | None = at_least(1)
+    drop_copies: bool = MISSING
+    min_score: float | None = within("finite", math.isfinite)
+    reverse: Reverse = MISSING
+
+
+@dataclass
 class Evaluate:
     """What is scored."""
 
@@ -269,6 +289,7 @@ class Config:
     optim: Optim = MISSING
     decode: Decode = MISSING
     label_decode: LabelDecode = MISSING
+    labels: Labels = MISSING
     evaluate: Evaluate = MISSING
     trainer: Trainer = MISSING
     logger: dict[str, Any] = MISSING

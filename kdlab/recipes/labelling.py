@@ -17,7 +17,7 @@ def pseudo_labels(settings: Settings) -> list[Step]:
     """
     if not uses_labels(settings["objective"]):
         return []
-    members = ensemble(settings)
+    members, (judge, chosen) = ensemble(settings), choice(settings)
     return [
         *members,
         Step(
@@ -30,16 +30,29 @@ def pseudo_labels(settings: Settings) -> list[Step]:
             local=device(settings),
             assist=decode_sources.assist,
         ),
-        Step(
-            name="pseudo_label",
-            stage="pseudo_label",
-            version=pseudo_label.VERSION,
-            params={},
-            inputs={"corpus": "corpus", "hypotheses": "hypotheses"},
-            run=pseudo_label.run,
-            local={"min_labelled": settings["min_labelled"]},
-        ),
+        *judge,
+        chosen,
     ]
+
+
+def choice(settings: Settings) -> tuple[list[Step], Step]:
+    """The model that judges labels, if any, and the labels; of their settings params hold what is not as ever."""
+    node, local = settings["labels"], {"min_labelled": settings["min_labelled"]}
+    params = {name: node[name] for name, usual in pseudo_label.DEFAULTS.items() if node[name] != usual}
+    inputs, judge = {"corpus": "corpus", "hypotheses": "hypotheses"}, []
+    if (folder := node["reverse"]["path"]) is not None:
+        judge = [fetched(settings, "reverse", folder, "labels.reverse.path")]
+        params["drop_share"], inputs["reverse"] = node["reverse"]["drop_share"], "reverse"
+        local |= device(settings)
+    return judge, Step(
+        name="pseudo_label",
+        stage="pseudo_label",
+        version=pseudo_label.VERSION,
+        params=params,
+        inputs=inputs,
+        run=pseudo_label.run,
+        local=local,
+    )
 
 
 def ensemble(settings: Settings) -> list[Step]:
