@@ -13,9 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdlab import targets
-
-from kdlab import teacher_checks
+from kdlab import targets, teacher_checks
 
 PYTORCH = "write label_decode.engine=pytorch"
 
