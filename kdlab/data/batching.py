@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from kdlab.data.mixing import Mixing
+from kdlab.data.subset import WHOLE, Subset
 from kdlab.errors import UserError
 from kdlab.types import Batch, Targets
 
@@ -253,6 +254,7 @@ class StepStream:
     tgt_pad_id: int
     labels: Any = None  # data.labels.PseudoLabels; None: gold alone
     mixing: Mixing = GOLD_ALONE
+    subset: Subset = WHOLE
     start: StreamPosition = BEGINNING
     rank: int = 0
     num_ranks: int = 1
@@ -264,13 +266,24 @@ class StepStream:
                 "the training corpus has 0 rows: there is nothing to train on; "
                 "loosen data.cleaning or check the files of data.train"
             )
+        gold, pseudo = self.targets(number)
         gold_len = np.asarray(self.rows.tgt_len)
         labels = None if self.labels is None else self.labels.drawn(number, self.seed)
-        has_label = None if labels is None else np.asarray(labels.has_label)
-        gold, pseudo = self.mixing.targets(np.asarray(self.rows.row_id), number, self.seed, has_label, gold_len > 0)
         pseudo_len = np.zeros_like(gold_len) if labels is None else np.asarray(labels.tgt_len)
         lengths = Lengths.of(np.asarray(self.rows.src_len), gold_len, pseudo_len, gold, pseudo)
         return Epoch(gold, pseudo, lengths, self._steps(lengths, number), labels)
+
+    def targets(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """(takes gold, takes pseudo) for every row in an epoch."""
+        has_gold, has_label = self.usable
+        return self.mixing.targets(np.asarray(self.rows.row_id), number, self.seed, has_label, has_gold)
+
+    @cached_property
+    def usable(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Marks of the gold targets and of the pseudo-labels that may be used; None where there are no labels."""
+        row_id = np.asarray(self.rows.row_id)
+        gold = self.subset.gold(row_id, np.asarray(self.rows.tgt_len) > 0)
+        return gold, None if self.labels is None else self.subset.pseudo(row_id, np.asarray(self.labels.has_label))
 
     def _steps(self, lengths: Lengths, number: int) -> list[np.ndarray]:
         """The steps of an epoch over the rows that bring a target to it."""

@@ -96,6 +96,9 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
         inputs["teacher"] = "teacher"
     if labels:
         inputs["labels"] = "pseudo_label"
+    gold = any(term["on"] in ("gold", "all") for term in node["terms"].values())
+    used = {"gold_share": gold, "pseudo_share": labels}
+    shares = {share: settings[share] for share, is_used in used.items() if is_used and settings[share] != 1}
     cached = uses_cache(settings, node)
     if cached:
         inputs["cache"] = "cache_teacher"
@@ -115,6 +118,7 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
             "max_steps": settings["max_steps"],
             "seed": settings["seed"],
             **({"mix": settings["mix"], "mix_by": settings["mix_by"]} if labels else {}),
+            **({**shares, "subset_seed": settings["subset_seed"]} if shares else {}),
             **({"teacher_precision": teacher_precision} if own_precision else {}),
             **({"teacher_cache": settings["teacher_cache"]["kind"]} if cached else {}),
         },

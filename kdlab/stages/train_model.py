@@ -14,6 +14,7 @@ from kdlab import files, runtime
 from kdlab.errors import UserError
 
 if TYPE_CHECKING:
+    from kdlab.data.batching import StepStream
     from kdlab.data.labels import PseudoLabels
     from kdlab.data.prepared import PreparedCorpus
     from kdlab.models.transformer import Transformer
@@ -32,7 +33,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         inputs: corpus; teacher (a model folder) if the objective compares with one or `init` starts from it; labels if
             the objective uses pseudo-labels; cache if the teacher was asked before.
         params: model, init, objective, optim, trainer, max_steps, seed; mix and mix_by with labels; teacher_precision
-            where it is not the student's; teacher_cache (its kind) with a cache.
+            where it is not the student's; teacher_cache (its kind) with a cache; gold_share, pseudo_share, subset_seed
+            where not all targets are used.
         local: device, threads, microbatch_tokens, chunk_size, checkpoint_every, log_every, strategy, loggers, name.
     """
     import torch
@@ -42,6 +44,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     from kdlab.data.labels import PseudoLabels
     from kdlab.data.mixing import Mixing
     from kdlab.data.prepared import PreparedCorpus
+    from kdlab.data.subset import Subset
     from kdlab.models.folder import read_config
     from kdlab.models.transformer import Transformer, num_parameters
     from kdlab.objectives.card import card
@@ -63,10 +66,6 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     objective = instantiate(params["objective"], _convert_="all")  # plain dicts of dataclasses
     labels = PseudoLabels.open(inputs["labels"], corpus.train) if "labels" in inputs else None
     _fits_positions(student, corpus, labels, "the student")
-    if left_out := int(
-        (~corpus.train.has_gold).sum() if labels is None else (~(corpus.train.has_gold | labels.has_label)).sum()
-    ):
-        runtime.say(f"{left_out:,} of {len(corpus.train):,} training rows have no target here and are left out")
     teacher_precision = params.get("teacher_precision", trainer["precision"])
     teacher: FrozenTeacher | CachedTeacher | None = None
     if objective.needs_teacher and "cache" in inputs:
@@ -86,12 +85,14 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         corpus.train,
         labels=labels,
         mixing=Mixing(params["mix"], params["mix_by"]) if labels is not None else GOLD_ALONE,
+        subset=Subset(params.get("gold_share", 1.0), params.get("pseudo_share", 1.0), params.get("subset_seed", 1)),
         seed=params["seed"],
         tokens_per_step=trainer["tokens_per_step"],
         microbatch_tokens=local["microbatch_tokens"],
         src_pad_id=tokenizer.src_pad_id,
         tgt_pad_id=tokenizer.tgt_pad_id,
     )
+    _tell_rows(stream)
     loader, scratch = Steps(stream), out / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     metrics = MetricsCsv(out / "metrics.csv")
@@ -269,6 +270,25 @@ def _fits_positions(model: Transformer, corpus: PreparedCorpus, labels: PseudoLa
                 "it would fail on it later; lower data.cleaning.max_tokens, take the line out of the set, or raise "
                 "max_positions"
             )
+
+
+def _tell_rows(stream: StepStream) -> None:
+    """Says which rows are trained on, where these are not all of the corpus, and what became of `mix`."""
+    gold, label = stream.usable
+    pseudo = gold & False if label is None else label
+    used, mix = int((gold | pseudo).sum()), stream.mixing.mix
+    if used == len(stream.rows) or not used:
+        return
+    runtime.say(
+        f"{used:,} of {len(stream.rows):,} training rows are used, the others have no target here: {gold.sum():,} gold "
+        f"targets and {pseudo.sum():,} pseudo-labels"
+    )
+    share = ((gold & ~pseudo).sum() + mix * (gold & pseudo).sum()) / used
+    if label is not None and stream.mixing.mix_by == "sampling" and abs(share - mix) > 0.02:
+        runtime.say(
+            f"mix={mix:g}, but about {share:.1%} of an epoch is gold: a row that has one target alone brings that one; "
+            "with mix_by=weights the loss has the shares of mix whatever the numbers"
+        )
 
 
 def _validation_batches(corpus: PreparedCorpus, microbatch_tokens: int) -> Any:

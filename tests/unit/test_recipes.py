@@ -79,7 +79,14 @@ def test_steps_and_what_the_student_is_given(overrides, names, student_inputs):
         canonical_json([step.params, step.local])  # plain values alone
 
 
-@pytest.mark.parametrize("dials", [[], ["seed=3", "max_steps=77", "optim.lr=0.001", "trainer.tokens_per_step=512"]])
+@pytest.mark.parametrize(
+    "dials",
+    [
+        [],
+        ["gold_share=0.05", "subset_seed=4"],
+        ["seed=3", "max_steps=77", "optim.lr=0.001", "trainer.tokens_per_step=512"],
+    ],
+)
 def test_the_baseline_is_the_student_of_train_only(dials):
     hybrid, alone = keys(*dials), keys("recipe=train_only", "objective=nll", *dials)
     assert hybrid["baseline"] == alone["student"]
@@ -116,6 +123,8 @@ EVALUATIONS = {"evaluate", "evaluate_teacher", "evaluate_baseline"}
     [
         ("temperature=2.0", STUDENT),
         ("mix=0.5", STUDENT),
+        ("gold_share=0.05", STUDENT | set(ALONE)),
+        ("pseudo_share=0.05", STUDENT),
         ("mix_by=weights", STUDENT),
         ("weight_nll=0.5", STUDENT),
         ("weight_kd=0", STUDENT),
@@ -154,6 +163,7 @@ def test_a_dial_reaches_the_steps_that_depend_on_it_and_no_other(override, steps
         "paths.store=elsewhere",
         "evaluate.metrics=[chrf,bleu]",
         "evaluate.tests=[toy]",
+        "subset_seed=2",  # of no subset
     ],
 )
 def test_what_changes_no_result_changes_no_key(override):
@@ -192,6 +202,19 @@ def test_one_cache_serves_all_temperatures_objectives_and_students():
     assert keys("teacher_cache=hidden", "teacher_cache.dtype=fp32") == cached  # null: that of trainer.precision
     word_kd = plan("recipe=word_kd", "objective=word_kd", "teacher_cache=top_k", "baseline=false")
     assert [step.name for step in word_kd][3:] == ["cache_teacher", "student", "evaluate"]
+
+
+def test_shares_of_targets_reach_whoever_looks_at_them():
+    params = {step.name: step.params for step in plan("gold_share=0.1", "pseudo_share=0.2", "subset_seed=3")}
+    names = ("gold_share", "pseudo_share", "subset_seed")
+    told = {step: {name: params[step][name] for name in names if name in params[step]} for step in params}
+    assert told["student"] == {"gold_share": 0.1, "pseudo_share": 0.2, "subset_seed": 3}
+    assert told["baseline"] == {"gold_share": 0.1, "subset_seed": 3} and told["teacher"] == {}
+    seq_kd = ["recipe=seq_kd", "objective=seq_kd", "mix=0"]
+    assert keys(*seq_kd)["student"] == keys(*seq_kd, "gold_share=0.1")["student"]  # it looks at no gold
+    assert (
+        keys("teacher_cache=hidden")["cache_teacher"] == keys("teacher_cache=hidden", "gold_share=0.1")["cache_teacher"]
+    )
 
 
 def write_corpus(folder):
