@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kdlab.errors import UserError
 
-SHARD_ROWS = 2048
+SHARD_ROWS = 2048  # a shard begins with the first batch at or behind every so many rows
 
 
 @final
@@ -28,16 +28,13 @@ class DecodePlan:
     shard_start: NDArray[np.int64]  # in `batch_start`; one entry more than there are shards
 
     @classmethod
-    def make(
-        cls, lengths: NDArray[np.int32], *, batch_tokens: int, width: int, shard_rows: int = SHARD_ROWS
-    ) -> DecodePlan:
+    def make(cls, lengths: NDArray[np.int32], *, batch_tokens: int, width: int) -> DecodePlan:
         """The plan of a corpus.
 
         Args:
             lengths: of the sources in tokens.
             width: rows that a source takes in a batch, e.g. the beams: a batch holds as many sources as keep
                 sources * width * (its longest length) within `batch_tokens`, at least one.
-            shard_rows: a shard begins with the first batch at or behind every so many rows.
         """
         if batch_tokens < 1:
             raise UserError(f"batch_tokens is {batch_tokens}, but a batch must hold a token; write e.g. 4096")
@@ -49,7 +46,7 @@ class DecodePlan:
             length = max(1, int(lengths[order[starts[-1]]]))
             starts.append(min(len(order), starts[-1] + max(1, batch_tokens // (width * length))))
         batch_start = np.array(starts, np.int64)
-        shards = np.unique(np.searchsorted(batch_start, np.arange(0, len(order), shard_rows)))
+        shards = np.unique(np.searchsorted(batch_start, np.arange(0, len(order), SHARD_ROWS)))
         last = len(starts) - 1
         return cls(order, batch_start, np.append(shards[shards < last], last).astype(np.int64))
 

@@ -76,8 +76,10 @@ class SharedWork:
 
     def write(self, taken: Taken, batch: int, rows: list[dict[str, Any]], note: dict[str, Any]) -> None:
         """Adds a batch to a shard, and finishes the shard with its last one."""
+        if self._held.get(taken.number) is not taken:
+            return
         if taken.lease.lost:  # another process took us for dead, and brings the same rows
-            self._held.pop(taken.number, None)
+            del self._held[taken.number]
             taken.writer.close()
             return
         taken.writer.write(batch, rows, note)

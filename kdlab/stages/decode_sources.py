@@ -23,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 SAMPLE_ROWS = 64  # decoded by both engines
+COUNTED = ("rows", "hypotheses", "too_long", "unfinished", "empty", "nan", "line_breaks", "tokens")
 
 
 def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
@@ -51,10 +53,11 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     scratch = out / "scratch"
     for folder in ("shards", "locks", "engines"):
         (scratch / folder).mkdir(parents=True, exist_ok=True)
-    work = _Work(scratch, inputs, params, local)
-    agreement = work.agreement()
-    work.decode()
-    found = _merge(out, work.shards)
+    with runtime.stopped_by_sigterm():
+        work = _Work(scratch, inputs, params, local)
+        agreement = work.agreement()
+        work.decode()
+        found = _merge(out, work.shards)
     runtime.say(
         f"hypotheses: {found['hypotheses']:,} for {found['rows']:,} rows; {found['unfinished']:,} are unfinished, "
         f"{found['empty']:,} empty, {found['nan']:,} dropped without a score; {found['too_long']:,} rows are too long "
@@ -66,7 +69,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
 def assist(scratch: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> None:
     """Decodes shards of a `run` under way in another process, until none is left; `scratch` is that of its `out`."""
     try:
-        _Work(scratch, inputs, params, local).decode()
+        with runtime.stopped_by_sigterm():
+            _Work(scratch, inputs, params, local).decode()
     except FileNotFoundError:
         if (scratch / "shards").exists():
             raise  # else `run` has ended meanwhile
@@ -220,35 +224,40 @@ class _Work:
 
 def _merge(out: Path, shards: Shards) -> dict[str, Any]:
     """Writes the hypotheses of all shards, each line held against the plan; returns the counts."""
+    from kdlab.data.arrow import ROWS_PER_CHUNK
     from kdlab.data.hypotheses import HYPOTHESES_SCHEMA, HypothesesWriter
     from kdlab.data.shards import Damage, DecodedBatch
 
-    counted = ("rows", "hypotheses", "too_long", "unfinished", "empty", "nan", "line_breaks", "tokens")
-    counts: dict[str, Any] = dict.fromkeys(counted, 0)
-    parameters, wall_s, cpu_s, num_shards = 0, 0.0, 0.0, shards.plan.num_shards
-    with HypothesesWriter(out) as writer:
+    num_shards = shards.plan.num_shards
+    counts: dict[str, Any] = dict.fromkeys((*COUNTED, "parameters", "wall_s", "cpu_s"), 0)
+
+    def rows() -> Iterator[dict[str, Any]]:
         for shard in runtime.progress(range(num_shards), what="merge", total=num_shards, unit="shards"):
-            rows: list[dict[str, Any]] = []
             try:
                 for found in shards.read(shards.path(shard), shard):
                     if isinstance(found, DecodedBatch):
-                        rows += found.rows
-                        wall_s, cpu_s = wall_s + found.note["wall_s"], cpu_s + found.note["cpu_s"]
+                        yield from found.rows
+                        counts["wall_s"] += found.note["wall_s"]
+                        counts["cpu_s"] += found.note["cpu_s"]
                     else:
-                        parameters = found["parameters"]
+                        counts["parameters"] = found["parameters"]
             except Damage as damage:
                 raise UserError(
                     f"{shards.path(shard)}, {damage}; a student would learn from what the teacher did not say; delete "
                     "this file and give the same command again, which decodes its rows anew"
                 ) from None
-            writer.write({name: [row[name] for row in rows] for name in HYPOTHESES_SCHEMA.names})
-            _count(counts, rows)
+
+    every = rows()
+    with HypothesesWriter(out) as writer:
+        while some := list(islice(every, ROWS_PER_CHUNK)):  # so that the file does not depend on the shards
+            writer.write({name: [row[name] for row in some] for name in HYPOTHESES_SCHEMA.names})
+            _count(counts, some)
+    wall_s, cpu_s = counts.pop("wall_s"), counts.pop("cpu_s")
     return {
         **counts,  # tokens: of the first hypothesis of every row
         "tokens_per_s": round(counts["tokens"] / max(wall_s, 1e-9), 1),  # of one process
         "tokens_per_cpu_s": round(counts["tokens"] / max(cpu_s, 1e-9), 1),
         "cpu_s": round(cpu_s, 1),  # of all processes
-        "parameters": parameters,
         "rule": "hypotheses without a score are dropped, line breaks in them become spaces",
     }
 
