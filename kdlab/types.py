@@ -19,6 +19,7 @@ from torch import Tensor
 from kdlab.errors import UserError
 
 Origin = Literal["gold", "pseudo", "all"]
+Placement = Literal["replicated", "sharded", "offloaded"]  # of a teacher's weights: see teachers/frozen.py
 Split = Literal["train", "valid"]  # whose rows a batch holds: row ids of the two may collide
 Unit = Literal["tgt_token", "src_token", "sentence", "position"]  # position: padding too (objectives/ancestor.py)
 

@@ -122,7 +122,7 @@ def run_kdlab(entry: Entry) -> tuple[list[float], int]:
     from kdlab.objectives.nll import Nll
     from kdlab.objectives.objective import Objective, WeightedTerm
     from kdlab.objectives.word_kd import WordKD
-    from kdlab.strategies.single import trainer_arguments
+    from kdlab.strategies.single import Single
     from kdlab.teachers.cached import CachedTeacher
     from kdlab.teachers.frozen import FrozenTeacher
     from kdlab.training.callbacks import Progress
@@ -176,7 +176,7 @@ def run_kdlab(entry: Entry) -> tuple[list[float], int]:
         Same(),  # type: ignore[arg-type]
         max_steps=entry.steps + 1,
         precision=entry.precision,
-        strategy=trainer_arguments("cpu"),
+        strategy=Single().trainer_arguments("cpu"),
         loggers=[MetricsCsv(folder / "metrics.csv")],
         callbacks=[Progress("bench", every=20), Clock()],
         checkpoint=folder / "none.ckpt",

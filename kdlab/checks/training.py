@@ -14,7 +14,7 @@ from kdlab.checks.material import Material
 from kdlab.checks.table import Finding, does_not_apply
 from kdlab.data.batching import evaluation_batches
 from kdlab.models.transformer import Transformer
-from kdlab.strategies.single import trainer_arguments
+from kdlab.strategies.single import Single
 from kdlab.teachers.frozen import FrozenTeacher
 from kdlab.training.callbacks import Progress, Resume, Steps, Validation
 from kdlab.training.fit import fit
@@ -115,7 +115,7 @@ def _train(
         loader,
         max_steps=until,
         precision=material.precision,
-        strategy=trainer_arguments("cpu"),
+        strategy=Single().trainer_arguments("cpu"),
         loggers=[metrics],
         callbacks=[
             validation,

@@ -1,5 +1,5 @@
-"""How the work is spread over devices, one strategy a file: a function that gives Lightning's Trainer its arguments.
+"""How the work is spread over devices, one way a file (strategy.py: what each must do; ranks.py: what processes tell).
 
 Imports types and models; training and stages import it. A strategy never changes a result.
-To add one: a file here and its conf/strategy/; several processes also need `StepStream` to split a step over ranks.
+To add one: a file here, its conf/strategy/ and its rows in tests/parity.py.
 """

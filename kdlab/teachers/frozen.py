@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from kdlab.errors import UserError
-from kdlab.models.int8 import to_int8
+from kdlab.models.int8 import Int8Linear, to_int8
 from kdlab.models.transformer import Transformer
-from kdlab.types import Batch, Head, ModelOutput, Side, Split
+from kdlab.teachers.offloaded import Offloaded
+from kdlab.types import Batch, Head, ModelOutput, Placement, Side, Split
 
 
 class FrozenTeacher:
@@ -44,13 +48,48 @@ class FrozenTeacher:
                     module.to(torch.bfloat16)
         self.config = model.config
         self._model = model
-        head = model.head()  # in the type of its products: made once and not for every chunk of positions
-        self._head = Head(head.weight_VD.to(self.dtype), head.bias_V, head.pad_id)
+        self._place: Placement = "replicated"
+        self._kept: Head | None = self._made()  # once and not for every chunk of positions
+        self._rest: Offloaded | None = None  # embeddings, head and what else is outside the layers
+
+    def place(self, place: Placement, device: torch.device) -> None:
+        """Puts the weights elsewhere than whole on the device.
+
+        sharded:   every rank keeps a part of each layer, gathered for the layer's forward and given back behind it. All
+                   ranks must then call the teacher equally often.
+        offloaded: the weights stay in the CPU's memory; a layer's are on the device while it computes.
+        """
+        if place == self._place:
+            return
+        if any(isinstance(module, Int8Linear) for module in self._model.modules()):
+            raise UserError(
+                f"strategy.teacher={place} with trainer.teacher_precision=int8, but int8 layers can be neither sharded "
+                "nor sent to a GPU; write trainer.teacher_precision=bf16 or strategy.teacher=replicated"
+            )
+        self._place, self._kept = place, None
+        layers = [*self._model.encoder, *self._model.decoder]
+        if place == "sharded":
+            mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+            for layer in layers:
+                fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+            fully_shard(self._model, mesh=mesh, reshard_after_forward=False)  # until its head has been used
+        else:
+            of_layers = {parameter for layer in layers for parameter in layer.parameters()}
+            self._rest = Offloaded([p for p in self._model.parameters() if p not in of_layers], device)
+            for layer in layers:
+                Offloaded(layer.parameters(), device).around(layer)
+
+    def _made(self) -> Head:
+        """The head in the type of its products."""
+        head = self._model.head()
+        return Head(head.weight_VD.to(self.dtype), head.bias_V, head.pad_id)
 
     @torch.no_grad()
     def __call__(self, batch: Batch, *, padded: bool = False) -> ModelOutput:
         """Runs the teacher over the very same prefixes as the student; `padded`: at padding too."""
         targets = batch.targets
+        if self._rest is not None:
+            self._rest.fetch()
         with torch.autocast(batch.src_BS.device.type, self.dtype, enabled=self.dtype == torch.bfloat16):
             return self._model(
                 batch.src_BS,
@@ -62,8 +101,17 @@ class FrozenTeacher:
 
     @contextmanager
     def head(self) -> Iterator[Head]:
-        """The projection to the vocabulary, valid inside the context (a sharded teacher gathers it here)."""
-        yield self._head
+        """The projection to the vocabulary, valid inside the context."""
+        if isinstance(self._model, FSDPModule):
+            self._model.unshard()  # nothing to do behind a forward
+            yield self._made()
+            self._model.reshard()
+        elif self._rest is not None:
+            self._rest.fetch()
+            yield self._made()
+            self._rest.give_back()
+        else:
+            yield self._kept or self._made()
 
     @contextmanager
     def guide(

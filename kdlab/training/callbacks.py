@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from kdlab import runtime
 from kdlab.data.batching import StepStream, StreamPosition
+from kdlab.strategies import ranks
 from kdlab.training.metrics import MetricsCsv
 from kdlab.training.module import StudentModule
 from kdlab.types import Batch
@@ -65,16 +66,17 @@ class Validation(Callback):
         step = trainer.global_step
         if step % self._every and step != trainer.max_steps:
             return
-        found = pl_module.validate(self._batches())
+        module = pl_module.whole()
+        found = module.validate(self._batches())
         if self._translate is not None:
-            pl_module.student.eval()
-            found |= self._translate(pl_module.student)
-            pl_module.student.train()
+            module.student.eval()
+            found |= self._translate(module.student)
+            module.student.train()
         for logger in trainer.loggers:
             logger.log_metrics({f"valid/{name}": value for name, value in found.items()}, step)
         shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if "/" not in name)
         runtime.say(f"step {step}: validation {shown}")
-        self._keep(step, found[self._select] * (-1 if self._select == "nll" else 1), pl_module.student)
+        self._keep(step, found[self._select] * (-1 if self._select == "nll" else 1), module.student)
         if self._is_over():
             runtime.say(f"step {step}: no better validation for {self._patience} times; stopping here")
             trainer.should_stop = True
@@ -114,6 +116,8 @@ class Validation(Callback):
 
     def drop_unchosen(self) -> None:
         """Removes snapshots that are not among the best; only after a checkpoint with this history is on disk."""
+        if ranks.rank():
+            return
         chosen = {self._file(step) for step in self.chosen()}
         for path in self._folder.glob("*.safetensors"):
             if path not in chosen:
@@ -121,7 +125,7 @@ class Validation(Callback):
 
     def _keep(self, step: int, score: float, student: torch.nn.Module) -> None:
         self.history.append((step, score))
-        if step in self.chosen():
+        if step in self.chosen() and not ranks.rank():
             temporary = self._file(step).with_suffix(".tmp")
             parameters = {name: value.detach().cpu().contiguous() for name, value in student.named_parameters()}
             save_file(parameters, temporary)
@@ -142,9 +146,10 @@ class Steps:
 
 
 class Resume(Callback):
-    """Saves all that continues a run exactly: weights, optimizer, schedule, RNG, position in the data.
+    """Saves all that continues a run exactly: weights, optimizer, schedule, RNG of every rank, position in the data.
 
-    The checkpoint appears whole or not at all, and holds tensors and plain values only.
+    The checkpoint appears whole or not at all, and holds tensors and plain values only. It is one file with whole
+    tensors, whatever the strategy, so that any other strategy and number of ranks goes on from it with the same steps.
     """
 
     def __init__(self, path: Path, steps: Steps, metrics: MetricsCsv, validation: Validation, *, every: int):
@@ -154,15 +159,19 @@ class Resume(Callback):
         self._validation = validation
         self._every = every
         self._position = steps.stream.start
-        self._rng: dict[str, torch.Tensor] = {}
+        self._rng: list[dict[str, torch.Tensor]] = []  # of each rank
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Puts the random state back after everything else has been built."""
-        if "cpu" in self._rng:
-            torch.set_rng_state(self._rng["cpu"])
-        if "cuda" in self._rng and torch.cuda.is_available():
-            torch.cuda.set_rng_state(self._rng["cuda"])
-        self._metrics.forget_after(trainer.global_step)
+        """Puts the random state back after everything else has been built; ranks differ in it."""
+        mine = self._rng[ranks.rank()] if ranks.rank() < len(self._rng) else {}
+        if "cpu" in mine:
+            torch.set_rng_state(mine["cpu"])
+        elif ranks.rank():
+            torch.manual_seed(hash((torch.initial_seed(), ranks.rank(), trainer.global_step)) % 2**63)
+        if "cuda" in mine and torch.cuda.is_available():
+            torch.cuda.set_rng_state(mine["cuda"])
+        if not ranks.rank():
+            self._metrics.forget_after(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -171,8 +180,9 @@ class Resume(Callback):
         self._position = batch[0]  # of the batch just trained on: Lightning has already fetched the next one
         if trainer.global_step % self._every == 0 or trainer.global_step == trainer.max_steps or trainer.should_stop:
             temporary = self._path.with_suffix(".tmp")
-            trainer.save_checkpoint(temporary)
-            _replace(temporary, self._path)
+            trainer.save_checkpoint(temporary)  # by all ranks together; the first writes
+            if not ranks.rank():
+                _replace(temporary, self._path)
             self._validation.drop_unchosen()
 
     def state_dict(self) -> dict[str, Any]:
@@ -180,7 +190,7 @@ class Resume(Callback):
         rng = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             rng["cuda"] = torch.cuda.get_rng_state()
-        return {"rng": rng, "position": [self._position.epoch, self._position.step]}
+        return {"rng": ranks.of_all(rng), "position": [self._position.epoch, self._position.step]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Sets the stream to where it was; Lightning opens it after this."""
@@ -220,10 +230,11 @@ class Progress(Callback):
         self._bar.update()
         if trainer.global_step % self._every:
             return
+        tokens = ranks.summed({"tokens": self._tokens})["tokens"]
         seconds = time.perf_counter() - self._since
         values = {f"train/{name}": float(value) for name, value in outputs.items()}
         values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        values["train/tokens_per_s"] = self._tokens / max(seconds, 1e-9)
+        values["train/tokens_per_s"] = tokens / max(seconds, 1e-9)
         values["train/peak_memory_mib"] = runtime.peak_memory_mib()
         shown = f"loss {values['train/loss']:.3f}, {values['train/tokens_per_s']:,.0f} tokens/s"
         self._bar.set_postfix_str(shown, refresh=False)  # the bar itself decides when to print

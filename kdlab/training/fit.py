@@ -45,10 +45,11 @@ def fit(
         use_distributed_sampler=False,
     )
     with warnings.catch_warnings():
-        # Lightning of its own loaders, which we do not use, of a torch function that it calls, and of srun, which is
-        # there wherever SLURM is installed
+        # Lightning of its own loaders, which we do not use, of functions of torch that it calls, of an argument of DDP
+        # whose successor torch 2.9 does not know, and of srun, which is there wherever SLURM is installed
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
         warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used.*")
         resume = {"ckpt_path": str(checkpoint)} if checkpoint.exists() else {}
         try:

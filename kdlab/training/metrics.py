@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from kdlab import files
+from kdlab.strategies import ranks
 
 HEADER = "step,metric,value\n"
 
@@ -23,7 +24,7 @@ class MetricsCsv(Logger):
     def __init__(self, path: Path):
         super().__init__()
         self._path = path
-        if not path.exists():
+        if not path.exists() and not ranks.rank():
             files.write_text(path, HEADER)
 
     @property

@@ -17,18 +17,23 @@ from kdlab.objectives.hidden import projections, reduce_hidden
 from kdlab.objectives.nll import Nll
 from kdlab.objectives.objective import Objective, WeightedTerm
 from kdlab.objectives.reduce import Reduced, reduce
+from kdlab.strategies import ranks
+from kdlab.strategies.single import Single
+from kdlab.strategies.strategy import Strategy
 from kdlab.teachers.cached import CachedTeacher
 from kdlab.teachers.frozen import FrozenTeacher
 from kdlab.training.optim import Optim
 from kdlab.types import Batch, Side, Split
 
+ALONE = Single()
+
 
 class StudentModule(lightning.LightningModule):
     """Runs student and teacher, hands both to the objective, steps.
 
-    A Lightning batch is one optimizer step: a list of microbatches. The units of every term are counted over all of
-    them before the first forward, so that cutting a step differently changes nothing. Manual optimisation, therefore
-    the module clips.
+    A Lightning batch is one optimizer step: a list of microbatches, this rank's share. The units of every term are
+    counted over all of them on all ranks before the first forward, so that cutting a step differently changes nothing.
+    Manual optimisation, therefore the module clips.
     """
 
     def __init__(
@@ -40,6 +45,7 @@ class StudentModule(lightning.LightningModule):
         *,
         max_steps: int,
         chunk_size: int,
+        strategy: Strategy = ALONE,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -57,10 +63,18 @@ class StudentModule(lightning.LightningModule):
         self._optim = optim
         self._max_steps = max_steps
         self._chunk_size = chunk_size
+        self._strategy = strategy
+
+    def configure_model(self) -> None:
+        """Puts student, projections and teacher where the strategy wants them."""
+        device = self.trainer.strategy.root_device
+        self._strategy.distribute(self.student, self.projections, device)
+        if isinstance(self._teacher, FrozenTeacher):
+            self._teacher.place(self._strategy.teacher, device)
 
     def configure_optimizers(self) -> Any:
         """Adam over the student's parameters (and projections), and its schedule."""
-        optimizer = self._optim.optimizer(self.parameters())
+        optimizer = self._optim.optimizer(self.parameters(), self._strategy)
         return {"optimizer": optimizer, "lr_scheduler": self._optim.scheduler(optimizer, self._max_steps)}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -68,23 +82,25 @@ class StudentModule(lightning.LightningModule):
         position, microbatches = batch
         return position, [microbatch.to(device) for microbatch in microbatches]
 
-    def training_step(self, batch: tuple[Any, list[Batch]], batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: tuple[Any, list[Batch]], batch_idx: int) -> dict[str, Any]:
         """One update. Returns what the log shows: mean of each term, loss, gradient norm (before clipping)."""
         _, step = batch
-        units = self.objective.units(step)
+        units = ranks.summed(self.objective.units(step))
         scales = self.objective.scales(units)
         sums = {name: torch.zeros((), device=self.device) for name in units}
         loss = torch.zeros((), device=self.device)
-        for microbatch in step:
+        for number, microbatch in enumerate(step, start=1):
             reduced = self._forward(microbatch, scales, self.objective.active)
-            self.manual_backward(reduced.loss)
+            with self._strategy.backward(self, last=number == len(step)):
+                self.manual_backward(reduced.loss)
             loss += reduced.loss.detach()
             for name, value in reduced.sums.items():
                 sums[name] += value
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self._optim.clip_norm or float("inf"))
-        if not torch.isfinite(loss + grad_norm):
+        grad_norm = self._optim.clip(self.parameters())
+        shown = self._means(loss, sums, step)
+        if not torch.isfinite(shown["loss"] + grad_norm):
             raise UserError(
-                f"the loss ({float(loss):g}) or its gradient ({float(grad_norm):g}) is not finite at step "
+                f"the loss ({float(shown['loss']):g}) or its gradient ({float(grad_norm):g}) is not finite at step "
                 f"{self.trainer.global_step + 1}; a step with it would destroy the weights, so nothing was changed and "
                 "the last checkpoint is kept; lower optim.lr, lengthen optim.warmup_steps or use trainer.precision=fp32"
             )
@@ -93,11 +109,12 @@ class StudentModule(lightning.LightningModule):
         optimizer.zero_grad()
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
-        return {"loss": loss, "grad_norm": grad_norm, **self._means(sums, step)}
+        return {**shown, "grad_norm": grad_norm}
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
-        """Mean of each term over a whole set of gold targets: sums first, one division at the end.
+        """Mean of each term over a whole set of gold targets, of which every rank has its share: sums first, one
+        division at the end.
 
         `nll` is always among them, without label smoothing, so that runs with different objectives can be compared; a
         term of that name that is another (smoothed, tempered) is logged as `own_nll`.
@@ -123,9 +140,10 @@ class StudentModule(lightning.LightningModule):
                     sums[name] += float(value)
                     units[name] += microbatch.num_units(terms[name].on, terms[name].per)
         self.student.train()
+        sums, units = ranks.summed(sums), ranks.summed(units)
         means = {name: sums[name] / units[name] for name in terms}
         weighted = {f"weighted/{name}": self.objective.weight(own[name]) * means[name] for name in own}
-        return {**means, **weighted, **gradients}
+        return ranks.from_first({**means, **weighted, **gradients})
 
     @torch.enable_grad()
     def _gradients(self, batch: Batch, terms: dict[str, WeightedTerm]) -> dict[str, float]:
@@ -159,11 +177,23 @@ class StudentModule(lightning.LightningModule):
             more = reduce_hidden(hidden, scales, batch, out, seen, self.projections)
         return Reduced(reduced.loss + more.loss, {**reduced.sums, **more.sums})
 
-    def _means(self, sums: dict[str, Tensor], step: list[Batch]) -> dict[str, Tensor]:
-        means = {}
-        for name, total in sums.items():
-            term = self.objective.terms[name]
-            own_units = sum(b.num_units(term.on, term.per) for b in step)
-            if own_units:
-                means[name] = total / own_units
-        return means
+    def _means(self, loss: Tensor, sums: dict[str, Tensor], step: list[Batch]) -> dict[str, Any]:
+        """The loss of the whole step and the mean of each term over its own rows, on all ranks."""
+        terms = {name: self.objective.terms[name] for name in sums}
+        units = {f"units/{n}": sum(b.num_units(t.on, t.per) for b in step) for n, t in terms.items()}
+        found = ranks.summed({"loss": loss, **sums, **units})
+        means = {name: found[name] / found[f"units/{name}"] for name in sums if found[f"units/{name}"]}
+        return {"loss": found["loss"], **means}
+
+    def whole(self) -> StudentModule:
+        """This module with all weights on every rank, for validation; itself where it is so. Made by all together."""
+        student = self._strategy.whole(self.student)
+        if student is self.student:
+            return self
+        settings: dict[str, Any] = {"max_steps": self._max_steps, "chunk_size": self._chunk_size}
+        with torch.random.fork_rng(devices=[]):  # the random start of projections, which is thrown away
+            plain = StudentModule(student, self.objective, self._teacher, self._optim, **settings)
+        maps = {name: ranks.full(value.detach()) for name, value in self.projections.named_parameters()}
+        plain.projections.load_state_dict(maps)
+        plain.trainer = self.trainer
+        return plain.to(self.device)

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from kdlab.strategies import ranks
+from kdlab.strategies.strategy import Strategy
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,17 @@ class Optim:
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant"]
     warmup_steps: int
 
-    def optimizer(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    def optimizer(self, parameters: Iterable[nn.Parameter], strategy: Strategy) -> Optimizer:
         """Adam with decoupled weight decay (plain Adam where the decay is 0)."""
         settings: dict[str, Any] = {"lr": self.lr, "betas": tuple(self.betas), "eps": self.eps, "fused": True}
-        return torch.optim.AdamW(parameters, weight_decay=self.weight_decay, **settings)
+        return strategy.optimizer(torch.optim.AdamW, list(parameters), weight_decay=self.weight_decay, **settings)
+
+    def clip(self, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Scales gradients down to `clip_norm`; their norm before, over all parts where they are sharded."""
+        parameters = list(parameters)
+        norm = ranks.full(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        nn.utils.clip_grads_with_norm_(parameters, self.clip_norm or float("inf"), norm)
+        return norm
 
     def scheduler(self, optimizer: Optimizer, max_steps: int) -> LambdaLR:
         """Sets the rate of step s before that step."""

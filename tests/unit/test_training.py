@@ -18,7 +18,7 @@ from kdlab.objectives.hidden_cosine import HiddenCosine
 from kdlab.objectives.nll import Nll
 from kdlab.objectives.objective import Objective, WeightedTerm
 from kdlab.objectives.word_kd import WordKD
-from kdlab.strategies.single import trainer_arguments
+from kdlab.strategies.single import Single
 from kdlab.teachers.frozen import FrozenTeacher
 from kdlab.training.callbacks import Progress, Resume, Steps, Validation
 from kdlab.training.fit import fit
@@ -96,7 +96,7 @@ def train(folder: Path, *, max_steps: int = 6, objective=KD, optim=ADAM, microba
         loader,
         max_steps=max_steps,
         precision=changes.get("precision", "fp32"),
-        strategy=trainer_arguments("cpu"),
+        strategy=Single().trainer_arguments("cpu"),
         loggers=[metrics],
         callbacks=[validation, Resume(checkpoint, loader, metrics, validation, every=2), Progress("test", every=1)],
         checkpoint=checkpoint,

@@ -1,0 +1,37 @@
+"""The table of tests/parity.py holds: a strategy chooses how the work is spread, never the result."""
+
+import pytest
+
+from tests.parity import OBJECTIVES, STRATEGIES, VARIANTS_RUN, table
+
+BOUNDS = {
+    "sgd": {"grad_norm": 2e-6, "terms": 5e-6, "logits": 1e-5, "weights": 1e-6},
+    "adam": {"grad_norm": 2e-6, "terms": 5e-6, "logits": 1e-4, "weights": 2e-5},
+    "bf16": {"grad_norm": 2e-2, "terms": 1e-2, "logits": 5e-2, "weights": 5e-3},  # 10 steps of Adam move 4e-3
+}
+
+
+@pytest.fixture(scope="module")
+def found():
+    return table()
+
+
+def test_every_strategy_gives_the_numbers_of_one_process(found):
+    rows = found["rows"]
+    whole = [title for title in STRATEGIES if "," not in title]
+    assert len(rows) == len(whole) * len(OBJECTIVES) * 2 + (len(STRATEGIES) - len(whole)) * len(VARIANTS_RUN) + 2
+    for row in rows:
+        for kind, bound in BOUNDS[row["run"].rpartition(", ")[2]].items():
+            assert row[kind] <= bound, row  # NaN is not
+        assert row["ranks equal"], row
+
+
+def test_long_sentences_beside_short_ones_give_the_gradient_of_one_process(found):
+    for title, distance in found["gradient of [long, short] and [short, long]"].items():
+        assert distance <= 1e-6, title
+
+
+def test_a_planted_defect_shows(found):
+    assert len(found["planted"]) == 6
+    for title, distance in found["planted"].items():
+        assert distance > 1e-3, title
