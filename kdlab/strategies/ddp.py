@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,6 @@ from lightning import LightningModule
 from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 
 from kdlab.models.transformer import Transformer
@@ -61,6 +61,9 @@ class DataParallel:
     def optimizer(self, make: type[Optimizer], parameters: list[nn.Parameter], **settings: Any) -> Optimizer:
         """See Strategy."""
         if self.shard_optimizer:
+            with warnings.catch_warnings():  # of torch's own functions, on import
+                warnings.simplefilter("ignore", DeprecationWarning)
+                from torch.distributed.optim import ZeroRedundancyOptimizer
             return ZeroRedundancyOptimizer(parameters, optimizer_class=make, **settings)
         return make(parameters, **settings)
 
