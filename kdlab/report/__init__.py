@@ -1,5 +1,5 @@
-"""From runs to tables: collect -> gather -> results.csv -> grid, summary, plots -> markdown, html, latex.
+"""From runs to tables: collect, gather -> results.csv -> grid, summary, plots -> markdown, html, latex; table: one run.
 
 Imported by commands; imports artifacts only, and no torch: a table must come in a moment, on any machine.
-table.py is for one run. To add a column: Result in results.py, gather.py, summary.py; a picture: plots.py.
+To add a column: Result in results.py, gather.py fills it, summary.py shows it; a picture is a function in plots.py.
 """

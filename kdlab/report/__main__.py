@@ -64,6 +64,11 @@ def report(places: Sequence[Path], runs: Path) -> None:
     named = {name for one in layouts for name in one.named()}
     known = [result for place in places for result in results.read(place / "results.csv")]
     found = gather(rows, results.merge([], known), named)
+    for name in sorted(named - {"model", "test", "seed"} if found else ()):
+        if all(result.fact(name) is None for result in found):
+            runtime.say(
+                f"{out / layout.FILE} asks for {name}, which no run has; is it written as in the configuration?"
+            )
     results.write(out / "results.csv", found)
     found = results.read(out / "results.csv")  # what a later report will have
     document = compile_report(out.resolve().name, found, layouts, rows)

@@ -63,11 +63,16 @@ def dials(who: str, record: dict[str, Any]) -> dict[str, str]:
 
 
 def settings(who: str, record: dict[str, Any], named: Iterable[str] = ()) -> dict[str, str]:
-    """Other values that the user set, and those that the experiment's tables name, by key."""
-    found = {}
+    """Other values that the user set, and those that the experiment's tables name, by key.
+
+    Of those that tables name, what the model does not answer to is there and blank.
+    """
+    found: dict[str, str] = {}
+    named = set(named)
     for name in sorted({*record.get("values", ()), *named} - {*DIALS, "seed", "model", "test"}):
         first = name.partition(".")[0]
         if (who == "teacher" and first not in OF_TEACHER) or (who == "baseline" and first in NOT_OF_BASELINE):
+            found |= {name: ""} if name in named else {}
             continue
         value = _select(record["config"], name)
         if not isinstance(value, dict) and value is not _ABSENT:

@@ -12,6 +12,7 @@ from kdlab.report.layout import Layout, Settings, fulfils, marked
 from kdlab.report.results import DONE, Result
 
 METRIC = "bleu"
+NO_CELL = "-"  # as printed: there is no such cell; an empty one may be filled by us
 NOT_RUN, AMBIGUOUS, OTHER_SIGNATURE = "not run", "ambiguous", "other signature"
 MEASURED, PUBLISHED, DIFFERENCE, GAIN = "measured", "published", "difference", "gain over no KD"
 
@@ -51,9 +52,8 @@ class _Grid:
         for labels in layout.labels:
             groups.append(len(rows))
             lines = self._lines(labels)
-            rows += [
-                [*(labels if first else [""] * len(labels)), what, *line] for first, (what, line) in _firsts(lines)
-            ]
+            told = [*labels[:-1], labels[-1] + self._marks(labels, None)]
+            rows += [[*(told if line is lines[0] else [""] * len(told)), line[0], *line[1]] for line in lines]
         header = [*layout.rows, "", *(self._column(name) for name in layout.columns)]
         return Table(layout.title, header, rows, len(layout.rows) + 1, self._footnotes(), groups)
 
@@ -85,7 +85,7 @@ class _Grid:
             return cells.mean(values) + (self.notes.mark(f"Left out: {gaps}.") if gaps else "")
         if word := cells.state(found):
             return word + self.notes.mark(f"{cells.gaps(found)}.")
-        return NOT_RUN if self._printed(labels, column) not in ("", "-") else ""
+        return NOT_RUN if self._printed(labels, column) not in ("", NO_CELL) else ""
 
     def _values(self, labels: Labels, column: str) -> list[float] | str:
         """Scores by seed, or why there are none to show."""
@@ -103,7 +103,10 @@ class _Grid:
         return [score - known[1][seed] for seed, score in known[0].items() if seed in known[1]]
 
     def _derived(self, labels: Labels, kind: str) -> str:
-        results = [result for column in self.scored for result in self.found[labels, column] if result.state == DONE]
+        places = [(labels, column) for column in self.scored]
+        results = [
+            one for place in places for one in (*self.found[place], *self.subtracted[place]) if one.state == DONE
+        ]
         counts = cells.parameters(results[0].parameters) if results else ""
         ratio = cells.compression(results[0]) if results else ""
         if kind in ("max", "max_delta"):
@@ -138,13 +141,13 @@ class _Grid:
 
     def _matching(self, labels: Labels, column: str, results: Sequence[Result], where: Settings | None) -> list[Result]:
         conditions = self.layout.conditions(labels, column, where)
-        derived = not isinstance(self.layout.columns[column], dict)
-        return [] if derived or conditions is None else [one for one in results if fulfils(one, conditions)]
+        none = not isinstance(self.layout.columns[column], dict) or self._printed(labels, column) == NO_CELL
+        return [] if none or conditions is None else [one for one in results if fulfils(one, conditions)]
 
     def _printed(self, labels: Labels, column: str) -> str:
         return self.layout.published.get((labels, column), "")
 
-    def _marks(self, labels: Labels, column: str) -> str:
+    def _marks(self, labels: Labels, column: str | None) -> str:
         return "".join(self.notes.mark(note.text) for note in marked(self.layout, labels, column))
 
     def _column(self, name: str) -> str:
@@ -156,10 +159,6 @@ class _Grid:
         if self.signature:
             lines.append(f"BLEU: {self.signature}")
         return lines + cells.mixed(self.used)
-
-
-def _firsts(lines: list[tuple[str, list[str]]]) -> list[tuple[bool, tuple[str, list[str]]]]:
-    return [(number == 0, line) for number, line in enumerate(lines)]
 
 
 def _differing(results: Sequence[Result]) -> str:

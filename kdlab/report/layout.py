@@ -170,8 +170,8 @@ def _number(value: str) -> float | None:
         return None
 
 
-def marked(layout: Layout, labels: tuple[str, ...], column: str) -> Iterator[Note]:
-    """The notes to one published cell."""
+def marked(layout: Layout, labels: tuple[str, ...], column: str | None) -> Iterator[Note]:
+    """The notes to one published cell, or (None) to a row."""
     for note in layout.notes:
-        if (note.row or note.column) and list(labels[: len(note.row)]) == note.row and note.column in (None, column):
+        if note.row and list(labels[: len(note.row)]) == note.row and note.column == column:
             yield note
