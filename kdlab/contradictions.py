@@ -145,6 +145,31 @@ def _devices(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             )
 
 
+def _strategy(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    strategy = cfg.strategy
+    devices, replicas, place = strategy.get("devices"), strategy.get("replicas", 1), strategy.get("teacher")
+    if devices is not None and devices % replicas:
+        yield (
+            f"strategy.replicas={replicas} but strategy.devices={devices}: each group of devices must hold all parts, "
+            f"so groups are of one size; choose a divisor of {devices}"
+        )
+    if devices is None and place == "sharded":
+        yield (
+            "strategy.teacher=sharded but strategy=single: there is no other process to keep a part; write "
+            "strategy.teacher=offloaded, or choose e.g. strategy=zero3"
+        )
+    if place != "replicated" and cfg.trainer.teacher_precision == "int8":
+        yield (
+            f"strategy.teacher={place} but trainer.teacher_precision=int8: int8 layers can be neither sharded nor sent "
+            "to a GPU; write trainer.teacher_precision=bf16 or strategy.teacher=replicated"
+        )
+    if strategy.get("gather") == "bf16" and cfg.trainer.precision == "fp32":
+        yield (
+            "strategy.gather=bf16 but trainer.precision=fp32: layers would compute in bf16, and a strategy may not "
+            "choose the precision of a result; write trainer.precision=bf16 or strategy.gather=fp32"
+        )
+
+
 def _models(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     for path, model in (("student", cfg.student), ("teacher.model", cfg.teacher.model)):
         if model is None or not str(model._target_).endswith(".TransformerConfig"):
@@ -221,6 +246,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("trainer", "decode", "label_decode"), _devices),
     (("recipe", "teacher", "label_decode"), label_checks.how_labels_are_made),
     (("recipe", "teacher_cache", "objective", "label_decode", "labels"), label_checks.how_labels_are_chosen),
+    (("strategy", "trainer"), _strategy),
     (("student", "teacher", "data"), _models),
     (("init", "recipe", "student", "teacher"), teacher_checks.init),
     (("data", "evaluate"), _tests),

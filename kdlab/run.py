@@ -61,17 +61,24 @@ def execute(composed: compose.Composed) -> None:
     files.write_json(folder / "run.json", record)
     runtime.say(f"{folder}")
     with _failure_noted(folder / "error.txt"):
-        _walk(store, plan, cfg)
+        _has_gpus(cfg)
+        store.walk(plan, until=cfg.until)
     _report(folder, cfg)
 
 
-def _walk(store: Store, plan: Sequence[Step], cfg: DictConfig) -> None:
+def _has_gpus(cfg: DictConfig) -> None:
+    """Raises: UserError where GPUs are missing, before hours of preparation and not after."""
     if cfg.trainer.device == "cuda" and runtime.device("auto") != "cuda":
-        raise UserError(  # before hours of preparation, not after
+        raise UserError(
             "trainer.device=cuda, but torch finds no GPU here, so nothing can run on it; run on a machine that has "
             "one, or write trainer.device=cpu (full-size presets need a GPU; for a laptop there are toy_* and small_*)"
         )
-    store.walk(plan, until=cfg.until)
+    devices = cfg.strategy.get("devices", 1)
+    if devices > 1 and runtime.device(cfg.trainer.device) == "cuda" and devices > (found := runtime.num_gpus()):
+        raise UserError(
+            f"strategy.devices={devices}, but torch finds {found} GPUs here, and every process needs one of its own; "
+            f"write strategy.devices={found}"
+        )
 
 
 @contextlib.contextmanager

@@ -19,9 +19,19 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
+_quiet = False
+
+
+def be_quiet() -> None:
+    """Of several processes that do the same, one speaks: not this one."""
+    global _quiet
+    _quiet = True
+
 
 def say(message: str) -> None:
     """Prints one line to standard error, at once, above a progress bar where there is one."""
+    if _quiet:
+        return
     if "tqdm" in sys.modules:
         sys.modules["tqdm"].tqdm.write(f"kdlab: {message}", file=sys.stderr)
     else:
@@ -50,6 +60,7 @@ def bar(*, what: str, total: int | None, unit: str = "lines", initial: int = 0, 
         unit=f" {unit}",
         initial=initial,
         file=sys.stderr,
+        disable=_quiet,
         leave=False,
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else 30.0,
@@ -87,6 +98,13 @@ def stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def num_gpus() -> int:
+    """How many GPUs torch finds here."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def start_torch(threads: int) -> None:
     """Limits torch to so many CPU threads, and the memory that it spends on remembering kernels.
 
@@ -97,6 +115,14 @@ def start_torch(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def end_with_parent(number: int) -> None:
+    """Asks Linux for this signal when the process that started this one ends, however it ends."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 def cpu_seconds() -> float:

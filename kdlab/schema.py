@@ -314,6 +314,9 @@ ARGUMENTS: dict[str, Any] = {
     "kd_share": share(),
     "num_lines": at_least(1),
     "source_only": share(),
+    **{name: at_least(1) for name in ("devices", "replicas")},
+    "teacher": one_of("replicated", "sharded", "offloaded"),  # of a strategy
+    "gather": one_of("fp32", "bf16"),
     "activation": one_of("relu", "gelu", "silu", "swiglu"),
     "norm": one_of("post", "pre"),
     "tie": one_of("all", "decoder_softmax", "none"),

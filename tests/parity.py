@@ -78,6 +78,7 @@ STRATEGIES: dict[str, Strategy] = {
         2, reshard_after_forward=True, replicas=2, cpu_offload=True, teacher="offloaded"
     ),
 }
+WIRE = FullySharded(2, reshard_after_forward=True, gather="bf16")
 VARIANTS_RUN = [("triple", "adam"), ("hybrid", "sgd")]  # what those with a comma in their name run
 ADAM = Optim(lr=4e-4, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.0, clip_norm=1.0, schedule="constant", warmup_steps=0)
 
@@ -296,6 +297,7 @@ def measure() -> dict[str, Any]:
             if "," not in title or (name, kind) in VARIANTS_RUN:
                 add(title, f"{name}, {kind}", train(strategy, OBJECTIVES[name], OPTIMS[kind]), reference)
         cut_by_hand[title] = float((gradient(strategy) - expected).abs().max())
+    add("fsdp, bf16 on the wire", "hybrid, adam, bf16", train(WIRE, OBJECTIVES["hybrid"], precision="bf16"), in_bf16)
     for title in ("ddp", "zero3"):
         told = train(STRATEGIES[title], OBJECTIVES["hybrid"], precision="bf16")
         add(title, "hybrid, adam, bf16", told, in_bf16)

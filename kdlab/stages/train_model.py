@@ -27,7 +27,19 @@ VERSION = 2
 
 
 def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
-    """Trains to params["max_steps"] or an early stop and leaves a model folder in `out`.
+    """Trains to params["max_steps"] or an early stop and leaves a model folder in `out`; see `train`.
+
+    In this process, or in as many as the strategy names.
+    """
+    if "devices" in local["strategy"]:
+        from kdlab.stages import train_ranks
+
+        return train_ranks.run(out, inputs, params, local)
+    return train(out, inputs, params, local)
+
+
+def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
+    """What one process does, alone or as one of several ranks, of which the first writes.
 
     Args:
         inputs: corpus; teacher (a model folder) if the objective compares with one or `init` starts from it; labels if
@@ -48,20 +60,23 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     from kdlab.models.folder import read_config
     from kdlab.models.transformer import Transformer, num_parameters
     from kdlab.objectives.card import card
+    from kdlab.strategies import ranks
     from kdlab.training.callbacks import Progress, Resume, Steps, Validation
     from kdlab.training.fit import fit
     from kdlab.training.metrics import MetricsCsv
     from kdlab.training.module import StudentModule
     from kdlab.training.optim import Optim
 
-    device = runtime.device(local["device"])
+    device, strategy, is_first = runtime.device(local["device"]), instantiate(local["strategy"]), ranks.rank() == 0
+    share: dict[str, Any] = {"rank": ranks.rank(), "num_ranks": ranks.num_ranks()}
     runtime.start_torch(local["threads"])
     torch.manual_seed(params["seed"])
     trainer, corpus = params["trainer"], PreparedCorpus.open(inputs["corpus"])
     tokenizer = corpus.tokenizer
     student = Transformer(instantiate(_sized(params["model"], corpus)))
     _fits_vocabulary(student, corpus)
-    if report := _start(student, params, inputs, corpus):
+    report = _start(student, params, inputs, corpus)
+    if report and is_first:
         files.write_json(out / "init.json", report)
     objective = instantiate(params["objective"], _convert_="all")  # plain dicts of dataclasses
     labels = PseudoLabels.open(inputs["labels"], corpus.train) if "labels" in inputs else None
@@ -79,6 +94,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         Optim(**params["optim"]),
         max_steps=params["max_steps"],
         chunk_size=local["chunk_size"],
+        strategy=strategy,
     )
 
     stream = StepStream(
@@ -91,6 +107,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         microbatch_tokens=local["microbatch_tokens"],
         src_pad_id=tokenizer.src_pad_id,
         tgt_pad_id=tokenizer.tgt_pad_id,
+        **share,
     )
     _tell_rows(stream)
     loader, scratch = Steps(stream), out / "scratch"
@@ -98,7 +115,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     metrics = MetricsCsv(out / "metrics.csv")
     validation = Validation(
         scratch / "snapshots",
-        lambda: _validation_batches(corpus, local["microbatch_tokens"]),
+        lambda: _validation_batches(corpus, local["microbatch_tokens"], share),
         _translation_score(corpus, device) if trainer["select"] == "bleu" else None,
         every=trainer["val_every"],
         select={"bleu": "bleu", "loss": "nll"}[trainer["select"]],
@@ -114,15 +131,16 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         teacher_precision=teacher_precision + (", read from a cache" if "cache" in inputs else ""),
         teacher_objective=guide["card"].get("objective") if guide else None,
     )
-    files.write_text(out / "objective.md", text)
+    if is_first:
+        files.write_text(out / "objective.md", text)
     runtime.say(f"{num_parameters(student):,} parameters; {objective.formula()}")
     steps = fit(
         module,
         loader,
         max_steps=params["max_steps"],
         precision=trainer["precision"],
-        strategy=instantiate(local["strategy"], device=device),
-        loggers=[metrics, *(instantiate(logger) for logger in local["loggers"])],
+        strategy=strategy.trainer_arguments(device),
+        loggers=[metrics, *(instantiate(logger) for logger in local["loggers"] if is_first)],
         callbacks=[
             validation,
             Resume(scratch / "last.ckpt", loader, metrics, validation, every=local["checkpoint_every"]),
@@ -132,7 +150,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     )
     if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
         wandb.finish()  # else the next training of this process would go on in the same W&B run
-    return _finish(out, student, validation, corpus, steps, params, objective.formula())
+    return _finish(out, student, validation, corpus, steps, params, objective.formula()) if is_first else {}
 
 
 def _finish(
@@ -146,9 +164,10 @@ def _finish(
 ) -> dict[str, Any]:
     """Puts the averaged weights into a model folder."""
     from kdlab.models.folder import save_model
-    from kdlab.models.transformer import num_parameters
+    from kdlab.models.transformer import Transformer, num_parameters
 
-    student.cpu().load_state_dict(validation.averaged(), strict=True)
+    student = Transformer(student.config)  # the one that was trained may be spread over ranks
+    student.load_state_dict(validation.averaged(), strict=True)
     scores = dict(validation.history)
     summary = {
         "parameters": num_parameters(student),
@@ -291,7 +310,7 @@ def _tell_rows(stream: StepStream) -> None:
         )
 
 
-def _validation_batches(corpus: PreparedCorpus, microbatch_tokens: int) -> Any:
+def _validation_batches(corpus: PreparedCorpus, microbatch_tokens: int, share: dict[str, Any]) -> Any:
     from kdlab.data.batching import evaluation_batches
 
     return evaluation_batches(
@@ -299,22 +318,28 @@ def _validation_batches(corpus: PreparedCorpus, microbatch_tokens: int) -> Any:
         microbatch_tokens=microbatch_tokens,
         src_pad_id=corpus.tokenizer.src_pad_id,
         tgt_pad_id=corpus.tokenizer.tgt_pad_id,
+        **share,
     )
 
 
 def _translation_score(corpus: PreparedCorpus, device: str) -> Any:
-    """Scores a model by greedy translation of the validation set: {"bleu": ...}."""
+    """Scores a model by greedy translation of the validation set, of which every rank does a part: {"bleu": ...}."""
     from kdlab.decoding.beam import BeamConfig
     from kdlab.decoding.translate import translate
     from kdlab.evaluation.sacrebleu import score
+    from kdlab.strategies import ranks
 
     src_lines, references = corpus.valid_text
     src_ids = corpus.tokenizer.encode_src(src_lines)
     greedy = BeamConfig(beam_size=1, length_penalty=1.0)
 
     def bleu(model: Any) -> dict[str, float]:
-        found = translate(model, src_ids, greedy, batch_tokens=8192, progress=None)
-        hypotheses = [corpus.tokenizer.decode_tgt(nbest[0].ids) for nbest in found]
+        mine = src_ids[ranks.rank() :: ranks.num_ranks()]
+        found = translate(model, mine, greedy, batch_tokens=8192, progress=None)
+        shares = ranks.of_all([corpus.tokenizer.decode_tgt(nbest[0].ids) for nbest in found])
+        hypotheses = [""] * len(src_ids)
+        for rank, share in enumerate(shares):
+            hypotheses[rank :: len(shares)] = share
         return {"bleu": score(hypotheses, [references], metrics=["bleu"])["bleu"]["score"]}
 
     return bleu

@@ -7,10 +7,13 @@ own validation loop and ModelCheckpoint leave it open whether a checkpoint was t
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning
@@ -150,6 +153,7 @@ class Resume(Callback):
 
     The checkpoint appears whole or not at all, and holds tensors and plain values only. It is one file with whole
     tensors, whatever the strategy, so that any other strategy and number of ranks goes on from it with the same steps.
+    SIGTERM and SIGUSR1 ask for one after the step under way, and then for the end.
     """
 
     def __init__(self, path: Path, steps: Steps, metrics: MetricsCsv, validation: Validation, *, every: int):
@@ -160,6 +164,7 @@ class Resume(Callback):
         self._every = every
         self._position = steps.stream.start
         self._rng: list[dict[str, torch.Tensor]] = []  # of each rank
+        self._told_to_stop = False
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Puts the random state back after everything else has been built; ranks differ in it."""
@@ -172,18 +177,29 @@ class Resume(Callback):
             torch.cuda.set_rng_state(mine["cuda"])
         if not ranks.rank():
             self._metrics.forget_after(trainer.global_step)
+        if threading.current_thread() is threading.main_thread():
+            # In the place of Lightning's, which loses the step, and with several ranks talks to them from the handler.
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, self._stop)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Saves when it is time."""
         self._position = batch[0]  # of the batch just trained on: Lightning has already fetched the next one
-        if trainer.global_step % self._every == 0 or trainer.global_step == trainer.max_steps or trainer.should_stop:
+        stops = ranks.summed({"told": self._told_to_stop})["told"] > 0  # a rank alone would leave the others waiting
+        is_last = trainer.global_step == trainer.max_steps or trainer.should_stop
+        if trainer.global_step % self._every == 0 or is_last or stops:
             temporary = self._path.with_suffix(".tmp")
             trainer.save_checkpoint(temporary)  # by all ranks together; the first writes
             if not ranks.rank():
                 _replace(temporary, self._path)
             self._validation.drop_unchosen()
+        if stops and not is_last:
+            raise KeyboardInterrupt
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._told_to_stop = True
 
     def state_dict(self) -> dict[str, Any]:
         """Random state and position."""

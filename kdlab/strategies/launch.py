@@ -1,0 +1,88 @@
+"""Starts the processes of one training with torchrun, waits for them, and says which of them failed and how.
+
+    the run (knows store and locks) --> agent (torchrun; this file as a program) --> ranks (know a spec file alone)
+
+No process outlives the one that started it. Inside a SLURM allocation srun would take the agent's place: `command`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from kdlab import files, runtime
+
+FAILED = "failed.json"  # beside the spec: the exit code of every rank that failed
+
+
+def command(module: str, spec: Path, devices: int) -> list[str]:
+    """What starts the ranks: `python -m module spec` so many times, with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and
+    MASTER_PORT in their environment."""
+    return [sys.executable, "-m", "kdlab.strategies.launch", str(devices), module, str(spec)]
+
+
+def launch(module: str, spec: Path, devices: int, threads: int) -> dict[int, int]:
+    """Runs the ranks to their end; exit codes of those that failed, by rank.
+
+    Raises: KeyboardInterrupt when told to stop (Ctrl-C, SIGTERM, SIGUSR1), after the ranks have saved and left.
+    """
+    (spec.parent / FAILED).unlink(missing_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.Popen(command(module, spec, devices), env=environment)
+    try:
+        with _interrupted_by(signal.SIGTERM, signal.SIGUSR1):
+            code = process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    if code == 0:
+        return {}
+    found = files.read_json(spec.parent / FAILED) if (spec.parent / FAILED).exists() else {"-1": code}
+    return {int(rank): int(exit_code) for rank, exit_code in found.items()}
+
+
+@contextmanager
+def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
+    """These signals end what is under way, as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _agent(devices: str, module: str, spec: str) -> int:
+    """torchrun, without its report of a page: it ends all ranks when one ends badly."""
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    runtime.end_with_parent(signal.SIGTERM)
+    logging.disable(logging.ERROR)
+    try:
+        run(parse_args(["--standalone", "--nproc-per-node", devices, "--max-restarts", "0", "-m", module, spec]))
+    except ChildFailedError as error:
+        codes = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
+        files.write_json(Path(spec).parent / FAILED, codes)
+        return 1
+    except SignalException:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_agent(*sys.argv[1:]))
