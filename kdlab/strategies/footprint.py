@@ -140,6 +140,8 @@ def traffic(training: Training, layout: Layout, num_devices: int) -> Traffic:
         return Traffic(all_reduce=whole, broadcast=whole if layout.name == "zero1" else 0, all_gather=teachers)
     layers, root = groups(shapes)
     inside, rest = parts * sum(shard_size(layer, parts) for layer in layers), parts * shard_size(root, parts)
+    if parts == 1:  # replicas alone: nothing to gather or to scatter
+        inside = rest = 0
     passes = 1 if layout.name == "zero2" else 2  # the rest stays gathered from the forward to the backward
     return Traffic(
         all_reduce=0 if layout.replicas == 1 else FP32 * shard_size(shapes, parts),
