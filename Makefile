@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test install lint bench
+.PHONY: demo test install lint bench look
 
 demo: $(STAMP) ## the toy experiment: corpus to table
 	$(BIN)/python -m kdlab.run
@@ -21,6 +21,9 @@ lint: $(STAMP)
 
 bench: $(STAMP) ## slow measurements, not part of the tests; each prints its numbers and fails beyond its limit
 	set -e; for file in tests/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+look: $(STAMP) ## pictures of a report in a headless chromium, 1280 and 400 pixels wide, in build/look
+	$(BIN)/python tests/look_report.py
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "kdlab needs Python 3.10 or later, this is %s; write PYTHON=<another python>" % sys.version.split()[0])'

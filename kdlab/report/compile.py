@@ -35,4 +35,4 @@ def _paragraphs(results: Sequence[Result]) -> list[str]:
     told = f"{len(done)} evaluated models; training took {cpu:.3g} CPU-hours" + (
         f", {gpu:.3g} GPU-hours." if gpu else "."
     )
-    return [told, *(f"Not done, {line}" for line in summary.failures(results)), LEGEND]
+    return [told, *summary.failures(results), LEGEND]

@@ -15,6 +15,7 @@ METRIC = "bleu"
 NO_CELL = "-"  # as printed: there is no such cell; an empty one may be filled by us
 NOT_RUN, AMBIGUOUS, OTHER_SIGNATURE = "not run", "ambiguous", "other signature"
 MEASURED, PUBLISHED, DIFFERENCE, GAIN = "measured", "published", "difference", "gain over no KD"
+PUBLISHED_GAIN = "published gain"
 
 Labels = tuple[str, ...]
 
@@ -47,6 +48,7 @@ class _Grid:
 
     def table(self) -> Table:
         layout = self.layout
+        header = [*layout.rows, "", *(self._column(name) for name in layout.columns)]
         rows: list[list[str]] = []
         groups = []
         for labels in layout.labels:
@@ -54,7 +56,6 @@ class _Grid:
             lines = self._lines(labels)
             told = [*labels[:-1], labels[-1] + self._marks(labels, None)]
             rows += [[*(told if line is lines[0] else [""] * len(told)), line[0], *line[1]] for line in lines]
-        header = [*layout.rows, "", *(self._column(name) for name in layout.columns)]
         return Table(layout.title, header, rows, len(layout.rows) + 1, self._footnotes(), groups)
 
     def _lines(self, labels: Labels) -> list[tuple[str, list[str]]]:
@@ -66,7 +67,8 @@ class _Grid:
         if any(self._printed(labels, column) for column in columns):
             shown = [self._printed(labels, column) + self._marks(labels, column) for column in columns]
             lines.append((PUBLISHED, shown))
-        for what, line in ((DIFFERENCE, self._difference), (GAIN, self._gain)):
+        more = ((DIFFERENCE, self._difference), (GAIN, self._gain), (PUBLISHED_GAIN, self._published_gain))
+        for what, line in more:
             told = [line(labels, column) if column in self.scored else "" for column in columns]
             if any(told):
                 lines.append((what, told))
@@ -138,6 +140,14 @@ class _Grid:
         found, values = self.found[labels, column], self.values[labels, column]
         students = [result for result in found if result.model == "student"]
         return "" if self.layout.minus or isinstance(values, str) else cells.gain(students, self.lookup, METRIC)
+
+    def _published_gain(self, labels: Labels, column: str) -> str:
+        alone = (*labels[:-1], self.layout.no_kd or "")
+        try:
+            found = [float(self._printed(row, column)) for row in (labels, alone)]
+        except ValueError:
+            return ""
+        return cells.signed(found[0] - found[1]) if labels != alone else ""
 
     def _matching(self, labels: Labels, column: str, results: Sequence[Result], where: Settings | None) -> list[Result]:
         conditions = self.layout.conditions(labels, column, where)

@@ -10,6 +10,7 @@ tables:
     columns: # column -> settings of its cells, or one of DERIVED below
       T=0.5: {temperature: 0.5}
       params: parameters
+    no_kd: Baseline                    # optional: last label of the rows without KD, for published gains
     minus: {fraction: 1}               # optional: cells are differences from the same cells with this for `where`
     notes: # optional; footnotes, with `row` (labels from the left) and `column` at the cells that they are about
       - {row: [Wide 1x1], column: params, text: why it is wrong}
@@ -29,7 +30,7 @@ from kdlab.report.facts import text
 from kdlab.report.results import Result
 
 DERIVED = ("parameters", "compression", "parameters/compression", "max", "max_delta")
-KEYS = ("title", "published", "where", "rows", "columns", "minus", "notes")
+KEYS = ("title", "published", "where", "rows", "columns", "no_kd", "minus", "notes")
 FILE = "tables.yaml"
 
 Settings = dict[str, Any]
@@ -56,6 +57,7 @@ class Layout:
     published: dict[tuple[tuple[str, ...], str], str]
     notes: list[Note]
     minus: Settings | None = None
+    no_kd: str | None = None
 
     def conditions(self, labels: tuple[str, ...], column: str, where: Settings | None = None) -> list[Settings] | None:
         """What results of a cell fulfil; None for a row that is printed but stands for no runs."""
@@ -130,6 +132,7 @@ def _layout(folder: Path, node: dict[str, Any]) -> Layout:
         published=printed,
         notes=notes,
         minus=node.get("minus"),
+        no_kd=node.get("no_kd"),
     )
 
 

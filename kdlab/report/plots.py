@@ -11,7 +11,7 @@ from kdlab.report import cells
 from kdlab.report.collect import Row
 from kdlab.report.document import Picture
 from kdlab.report.results import DONE, Result
-from kdlab.report.summary import MODELS, names
+from kdlab.report.summary import MODELS, label, names, short
 from kdlab.report.svg import Point, Series, chart
 
 METRIC, TITLE = "bleu", "BLEU"
@@ -34,12 +34,13 @@ def pictures(results: Sequence[Result], rows: Sequence[Row]) -> list[Picture]:
 
 
 def _numeric(results: Sequence[Result]) -> list[str]:
-    """Settings with several values, all of them numbers."""
+    """Settings with several values, all of them numbers; of settings without a column of their own at least three."""
     candidates = dict.fromkeys(["temperature", "mix", *(name for one in results for name in one.more()), "max_steps"])
     found = []
     for name in candidates:
         values = {one.fact(name) for one in results} - {"", None}
-        if len(values) > 1 and all(_number(value) is not None for value in values):
+        least = 2 if name in ("temperature", "mix") else 3  # two weights are two arms and no curve
+        if len(values) >= least and all(_number(value) is not None for value in values):
             found.append(name)
     return found
 
@@ -79,7 +80,7 @@ def _against(setting: str, test: str, results: Sequence[Result]) -> list[Picture
             ends = [Point(min(xs), level), Point(max(xs), level)]
             series.append(Series(told[rest], ends, students.index(some[0].student), 2, marks=False))
     log = min(xs) > 0 and max(xs) >= 10 * min(xs)
-    return [Picture(f"{TITLE} on {test} against {setting}", chart(setting, TITLE, series, log_x=log))]
+    return [Picture(f"{TITLE} on {test} against {short(setting)}", chart(short(setting), TITLE, series, log_x=log))]
 
 
 def _pareto(test: str, results: Sequence[Result]) -> list[Picture]:
@@ -94,19 +95,18 @@ def _pareto(test: str, results: Sequence[Result]) -> list[Picture]:
     if len(sizes) < 2 or not alike:  # speeds of two devices or number formats are not set side by side
         return []
     largest = max(size for size in sizes if size)
-    points = []
+    points: dict[str, list[Point]] = {}
     for arm, some in by_arm.items():
-        speed = fmean(one.sentences_per_s or 0.0 for one in some)
         size = some[0].parameters or 0
-        label = " ".join(value for value in told[arm].values() if value) + f", {cells.parameters(size)}"
-        points.append(Point(speed, fmean(cells.scores(some, METRIC)), size=0.4 + 5 * size / largest, label=label))
-    points.sort(key=lambda point: point.x)
-    front = [p for p in points if not any(o.x >= p.x and o.y >= p.y and o is not p for o in points)]
-    series = [Series("not beaten in both", front, 0, 1, marks=False)] if len(front) > 1 else []
-    kinds = list(dict.fromkeys(point.label for point in points))
-    named = len(kinds) <= 12
-    series += [Series(p.label if named else "", [p], kinds.index(p.label) + 1, joined=False) for p in points]
-    picture = chart("sentences a second (area: parameters)", TITLE, series, log_x=points[-1].x >= 10 * points[0].x > 0)
+        kind = f"{some[0].student or MODELS[some[0].model]}, {cells.parameters(size)}"
+        speed = fmean(one.sentences_per_s or 0.0 for one in some)
+        mark = Point(speed, fmean(cells.scores(some, METRIC)), size=0.4 + 5 * size / largest, label=label(told[arm]))
+        points.setdefault(kind, []).append(mark)
+    every = sorted((point for some in points.values() for point in some), key=lambda point: point.x)
+    front = [p for p in every if not any(o.x >= p.x and o.y >= p.y and o is not p for o in every)]
+    series = [Series("not beaten in both", front, 6, 1, marks=False)] if len(front) > 1 else []
+    series += [Series(kind, some, number, joined=False) for number, (kind, some) in enumerate(points.items())]
+    picture = chart("sentences a second (area: parameters)", TITLE, series, log_x=every[-1].x >= 10 * every[0].x > 0)
     return [Picture(f"{TITLE} on {test}, speed and size", picture)]
 
 
@@ -125,7 +125,7 @@ def _training(results: Sequence[Result], rows: Sequence[Row]) -> list[Picture]:
     for start in range(0, len(ordered), LINES):
         some = ordered[start : start + LINES]
         series = [
-            Series(" ".join(value for value in told[arm].values() if value), points, number, number // 7, marks=False)
+            Series(label(told[arm]), points, number, number // 7, marks=False)
             for number, (arm, points) in enumerate(some)
         ]
         which = f", {start + 1} to {start + len(some)} of {len(ordered)}" if len(ordered) > LINES else ""
@@ -149,21 +149,12 @@ def _point(x: float, results: Sequence[Result]) -> Point:
 def _told(some: Mapping[tuple[str, ...], Result], setting: str) -> dict[tuple[str, ...], str]:
     """What tells lines apart, without the setting on the axis."""
     parts = {rest: {**one.dials(), **one.more()} for rest, one in some.items()}
-    vary = [
-        name
-        for name in dict.fromkeys(n for p in parts.values() for n in p)
-        if len({p.get(name) for p in parts.values()}) > 1
-    ]
+    names = dict.fromkeys(name for part in parts.values() for name in part if name != setting)
+    vary = [name for name in names if len({part.get(name) for part in parts.values()} - {""}) > 1]
     return {
-        rest: ", ".join(
-            [MODELS[one.model], *(_value(n, parts[rest]) for n in vary if n != setting and parts[rest].get(n))]
-        )
+        rest: label({"model": MODELS[one.model], **{name: parts[rest].get(name, "") for name in vary}})
         for rest, one in some.items()
     }
-
-
-def _value(name: str, parts: Mapping[str, str]) -> str:
-    return f"{name} {parts[name]}" if _number(parts[name]) is not None else parts[name]
 
 
 def _number(value: str | None) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from kdlab.report import cells
 from kdlab.report.cells import ByKey
@@ -11,6 +11,7 @@ from kdlab.report.facts import DIALS
 from kdlab.report.results import DONE, METRICS, Result
 
 MODELS = {"teacher": "teacher", "baseline": "student alone", "student": "student"}
+MOST = 20  # unfinished models that are listed
 Arm = tuple[str, ...]
 
 
@@ -37,6 +38,17 @@ def names(results: Sequence[Result]) -> dict[Arm, dict[str, str]]:
     return found
 
 
+def short(name: str) -> str:
+    """A setting's name where there is little room."""
+    return name.removeprefix("objective.terms.")
+
+
+def label(settings: Mapping[str, str]) -> str:
+    """What tells an arm apart, in one line; numbers with their names."""
+    told = [f"{short(name)} {value}" if _natural(value)[0] == 0 else value for name, value in settings.items() if value]
+    return ", ".join(told)
+
+
 def quality(results: Sequence[Result]) -> list[Table]:
     """A table for every metric and signature: two scores with different signatures are never side by side."""
     lookup, tables = cells.by_key(results), []
@@ -57,7 +69,7 @@ def quality(results: Sequence[Result]) -> list[Table]:
 
 def _quality(results: Sequence[Result], metric: str, title: str, tests: Sequence[str], lookup: ByKey) -> Table:
     labels, notes = names(results), Footnotes()
-    columns = list(next(iter(labels.values())))
+    columns = [short(name) for name in next(iter(labels.values()))]
     rows = []
     gains = any(cells.gain([one], lookup, metric) for one in results)
     for arm, some in arms(results).items():
@@ -75,7 +87,7 @@ def _quality(results: Sequence[Result], metric: str, title: str, tests: Sequence
 def costs(results: Sequence[Result]) -> Table:
     """Size, time and origin of every arm."""
     labels = names(results)
-    columns = list(next(iter(labels.values())))
+    columns = [short(name) for name in next(iter(labels.values()))]
     rows = []
     for arm, some in arms(results).items():
         done = [one for one in some if one.state == DONE]
@@ -104,12 +116,13 @@ def costs(results: Sequence[Result]) -> Table:
 
 
 def failures(results: Iterable[Result]) -> list[str]:
-    """One line per unfinished model: what it is, and its error."""
+    """One line per unfinished model, up to MOST: what it is, and its error."""
     found = {}
     for one in results:
         if one.state != DONE:
             found[one.key] = f"{one.state}: {one.command}" + (f" ({one.error})" if one.error else "")
-    return list(found.values())
+    lines = [f"Not done, {line}" for line in found.values()]
+    return lines if len(lines) <= MOST else [*lines[:MOST], f"Not done: {len(lines) - MOST} more."]
 
 
 def _speed(done: Sequence[Result]) -> str:

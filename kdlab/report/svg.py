@@ -9,7 +9,7 @@ from html import escape
 
 WIDTH, HEIGHT = 520, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44
-LINE = 17  # of the legend
+LINE, LONGEST = 17, 64  # of the legend: height of a line, letters in it
 # Okabe and Ito 2008: told apart with any colour vision
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 DASHES = ("", "6 3", "2 2", "9 3 2 3", "12 4", "1 3")
@@ -123,7 +123,8 @@ def _legend(one: Series, y: float) -> list[str]:
     colour = COLOURS[one.colour % len(COLOURS)]
     mark = f'<circle cx="{LEFT + 14}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' if one.marks else ""
     line = f'<path class="line" d="M{LEFT} {y:.1f}h28" stroke="{colour}"{_dashed(one.dash)}/>' if one.joined else ""
-    return [line + mark, _text(LEFT + 36, y + 4, one.name, "start")]
+    name = one.name if len(one.name) <= LONGEST else one.name[: LONGEST - 1] + "…"
+    return [line + mark, _text(LEFT + 36, y + 4, name, "start")]
 
 
 def _dashed(dash: int) -> str:
