@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab import label_checks, targets, teacher_checks, term_checks
+from kdlab import huggingface_checks, label_checks, targets, teacher_checks, term_checks
 from kdlab.errors import UserError, did_you_mean
 
 Check = Callable[[DictConfig, dict[str, str]], Iterator[str]]
@@ -237,6 +237,10 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("recipe", "objective", "teacher"), _teacher),
     (("teacher", "objective"), teacher_checks.folder),
     (("teacher", "objective", "data"), teacher_checks.marian),
+    (("teacher",), huggingface_checks.unread),
+    (("teacher",), huggingface_checks.place),
+    (("teacher", "objective", "init"), huggingface_checks.only_labels),
+    (("teacher", "decode", "decode@label_decode"), huggingface_checks.decoding),
     (("teacher", "recipe", "data"), teacher_checks.adopted_vocabulary),
     (("recipe", "objective", "objective@baseline_objective"), _terms),
     (("teacher_cache", "objective", "data"), teacher_checks.cache),

@@ -70,9 +70,12 @@ class Optim:
 class Teacher:
     """Where the teacher comes from."""
 
-    source: str = one_of("none", "train", "folder", "marian")
+    source: str = one_of("none", "train", "folder", "marian", "huggingface")
     path: str | None = MISSING
     revision: str | None = None
+    src_code: str | None = None
+    tgt_code: str | None = None
+    prefix: str | None = None
     model: Any = MISSING
     optim: Optim | None = MISSING
     max_steps: int | None = at_least(1)

@@ -18,7 +18,7 @@ from kdlab.models import layer_rules
 
 LAYER_SKIP = "kdlab.models.layer_skip.layer_skip"
 SIZES = ("src_vocab_size", "tgt_vocab_size")
-BROUGHT = ("folder", "marian")  # values of teacher.source
+BROUGHT = ("folder", "marian", "huggingface")  # values of teacher.source
 ADOPT = "teacher"  # of data.tokenizer.path: corpus and student take the teacher's vocabulary
 
 
@@ -38,8 +38,9 @@ def folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             "write the folder of one (it has weights.safetensors and config.json)"
         )
         return
-    if config.get("model_type") == "marian":
-        yield f"teacher.path={cfg.teacher.path} is a Hugging Face model and no kdlab one; choose teacher=marian"
+    if (kind := config.get("model_type")) is not None:
+        other = "marian" if kind == "marian" else "huggingface, which makes labels"
+        yield f"teacher.path={cfg.teacher.path} is a Hugging Face model and no kdlab one; choose teacher={other}"
         return
     theirs = (architecture(cfg) or {}).get("tgt_vocab_size")
     if any(kd_terms(cfg)) and theirs is not None and theirs != cfg.vocab_size and cfg.data.tokenizer.path is None:
@@ -52,22 +53,36 @@ def folder(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 
 def marian(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     """Problems of teacher=marian: its path or name and commit, its vocabulary."""
-    path, revision = cfg.teacher.path, cfg.teacher.get("revision")
-    is_folder = path is not None and Path(path).is_dir()
-    if revision is not None and (cfg.teacher.source != "marian" or is_folder):
-        yield f"teacher.revision={revision} has no effect: only a name on the hub has revisions; leave it out"
     if cfg.teacher.source != "marian":
         return
-    if path is None:
-        yield "teacher=marian has no path to take the model from; write teacher.path=<its folder, or a name on the hub>"
-        return
-    if is_folder:
+    path = cfg.teacher.path
+    yield from hub_or_folder(cfg)
+    if path is not None and Path(path).is_dir():
         found = (config_of(path) or {}).get("model_type")
         if found != "marian":
+            other = "teacher=folder for a kdlab model" if found is None else "teacher=huggingface, which makes labels"
             yield (
                 f"teacher.path={path} has a config.json with model_type {found!r}, so it is no Hugging Face Marian "
-                "model; write the folder of one, or choose teacher=folder for a kdlab model"
+                f"model; write the folder of one, or choose {other}"
             )
+    if path is not None and cfg.data.tokenizer.path is None and any(kd_terms(cfg)):
+        yield (
+            "a Marian teacher has a vocabulary of its own, but a kd term compares token by token; write "
+            f"data.tokenizer.path={ADOPT}, which adopts it, or recipe=seq_kd, which needs no common vocabulary"
+        )
+
+
+def hub_or_folder(cfg: DictConfig) -> Iterator[str]:
+    """Problems of a path that may be a folder, or a name on the hub with a commit."""
+    path, revision = cfg.teacher.path, cfg.teacher.get("revision")
+    if path is None:
+        yield (
+            f"teacher={cfg.teacher.source} has no path to take the model from; write teacher.path=<its folder, or a "
+            "name on the hub>"
+        )
+    elif Path(path).is_dir():
+        if revision is not None:
+            yield f"teacher.revision={revision} has no effect: only a name on the hub has revisions; leave it out"
     elif not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path):
         yield f"teacher.path={path} is no folder, and no name on the hub either; write e.g. Helsinki-NLP/opus-mt-de-en"
     elif not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
@@ -75,11 +90,6 @@ def marian(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             f"teacher.path={path} is no folder, and as a name on the hub it needs teacher.revision=<commit>, got "
             f"{revision}: what a name or a branch stands for changes, and results are known by their inputs; write the "
             "40 hex digits that the hub shows under 'Files and versions'"
-        )
-    if cfg.data.tokenizer.path is None and any(kd_terms(cfg)):
-        yield (
-            "a Marian teacher has a vocabulary of its own, but a kd term compares token by token; write "
-            f"data.tokenizer.path={ADOPT}, which adopts it, or recipe=seq_kd, which needs no common vocabulary"
         )
 
 
@@ -91,6 +101,11 @@ def adopted_vocabulary(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         yield (
             f"data.tokenizer.path={ADOPT} takes the teacher's vocabulary, but recipe="
             f"{names.get('recipe', cfg.recipe._target_)} has no teacher; write the path of a folder with a tokenizer"
+        )
+    elif cfg.teacher.source == "huggingface":
+        yield (
+            f"data.tokenizer.path={ADOPT} takes the teacher's vocabulary, but that of a Hugging Face teacher is no "
+            "vocabulary of ours; leave it out: labels are encoded as the corpus is"
         )
     elif cfg.teacher.source not in BROUGHT:
         yield (

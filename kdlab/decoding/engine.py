@@ -44,6 +44,13 @@ class Engine(Protocol):
     def num_parameters(self) -> int:
         """Of the model, or of all models together."""
 
+    @property
+    def max_positions(self) -> int | None:
+        """Most tokens of a line; None where there is no limit."""
+
+    def encode(self, lines: list[str]) -> list[list[int]]:
+        """Ids of every line as the model reads them: what batches are planned by."""
+
     def decode(self, batches: Iterable[Sources]) -> Iterator[list[list[Candidate]]]:
         """For every batch, in order: the candidates of every line, best first; none where a line is too long for it.
 

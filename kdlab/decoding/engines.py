@@ -9,6 +9,7 @@ from typing import Any
 from kdlab.decoding.beam import BeamConfig, Hypothesis
 from kdlab.decoding.ctranslate2 import CTranslate2Model
 from kdlab.decoding.engine import Engine
+from kdlab.decoding.huggingface import CARD, HuggingFaceEngine
 from kdlab.decoding.pytorch import pytorch_engine
 from kdlab.decoding.sampling import Sampling
 from kdlab.decoding.text import Batch, TextEngine
@@ -45,6 +46,14 @@ def open_engine(folders: Sequence[Path], decode: dict[str, Any], *, device: str,
         **{name: decode[name] for name in ("length_penalty", "max_length_ratio", "max_length_extra")},
     )
     sampling = Sampling(**decode["sampling"]) if decode.get("sampling") else None
+    if any((folder / CARD).is_file() for folder in folders):
+        if len(folders) > 1 or decode.get("engine", "pytorch") != "pytorch":
+            raise UserError(
+                "a Hugging Face teacher in an ensemble or in CTranslate2, but only models of ours can be combined or "
+                "exported; use it alone with engine=pytorch, or for a Marian model choose teacher=marian"
+            )
+        precision = decode["precision"]
+        return HuggingFaceEngine.open(folders[0], config, precision=precision, device=device, sampling=sampling)
     models, tokenizers = [load_model(folder) for folder in folders], [open_tokenizer(folder) for folder in folders]
     for folder, tokenizer in zip(folders[1:], tokenizers[1:], strict=True):
         if tokenizer.fingerprint != tokenizers[0].fingerprint:

@@ -57,7 +57,7 @@ def sample(
     found: list[list[Hypothesis]] = [[] for _ in src_ids]
     searched = torch.arange(len(src_ids), device=device)  # those whose rows the batch still holds
     state = asked.start(src_ids, K)
-    keys_BK = _keys(sampling.seed, torch.tensor(row_id, device=device), K)
+    keys_BK = sample_keys(sampling.seed, torch.tensor(row_id, device=device), K)
     limits_B = torch.tensor(limits, device=device)
     alive_BK = torch.ones_like(keys_BK, dtype=torch.bool)
     tokens_BK = torch.full_like(keys_BK, asked.pad_id)
@@ -66,7 +66,7 @@ def sample(
 
     for length in range(1, max(limits) + 1):
         log_probs_RV = asked.next_log_probs(tokens_BK.flatten(), state, may_end=length > 1)
-        tokens_R = draw(log_probs_RV, _scrambled(keys_BK.flatten() ^ length), sampling)
+        tokens_R = draw(log_probs_RV, keys_at(keys_BK.flatten(), length), sampling)
         total_BK = total_BK + log_probs_RV.gather(1, tokens_R[:, None]).view_as(total_BK)
         tokens_BK = tokens_R.view_as(keys_BK)
         history_BKT = torch.cat([history_BKT, tokens_BK[..., None]], dim=-1)
@@ -94,7 +94,7 @@ def sample(
 
 
 def draw(log_probs_RV: Float[Tensor, "R V"], keys_R: Int[Tensor, "R"], sampling: Sampling) -> Int[Tensor, "R"]:
-    """A token for every row; the same for equal log-probabilities, keys and settings."""
+    """A token for every row; the same for equal log-probabilities, keys (`keys_at`) and settings."""
     scores = log_probs_RV / sampling.temperature
     tokens = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
     if sampling.top_k is not None:
@@ -110,10 +110,15 @@ def draw(log_probs_RV: Float[Tensor, "R V"], keys_R: Int[Tensor, "R"], sampling:
     return tokens.gather(1, best_R1).squeeze(1)
 
 
-def _keys(seed: int, row_id_B: Int[Tensor, "B"], num_samples: int) -> Int[Tensor, "B K"]:
+def sample_keys(seed: int, row_id_B: Int[Tensor, "B"], num_samples: int) -> Int[Tensor, "B K"]:
     """What the noise of a sample hangs on, besides position and token."""
     keys_B = _scrambled(_scrambled(torch.full_like(row_id_B, seed)) ^ row_id_B)
     return _scrambled(keys_B[:, None] ^ torch.arange(num_samples, device=row_id_B.device))
+
+
+def keys_at(keys_R: Int[Tensor, "R"], position: int) -> Int[Tensor, "R"]:
+    """What its noise hangs on at a position, the first being 1, besides the token."""
+    return _scrambled(keys_R ^ position)
 
 
 def _gumbel(keys_R: Int[Tensor, "R"], tokens_RC: Int[Tensor, "R C"]) -> Float[Tensor, "R C"]:

@@ -30,12 +30,16 @@ class TextEngine:
     def fingerprint(self) -> str:
         return self.tokenizer.fingerprint
 
+    def encode(self, lines: list[str]) -> list[list[int]]:
+        """As Engine.encode."""
+        return self.tokenizer.encode_src(lines)
+
     def decode(self, batches: Iterable[Sources]) -> Iterator[list[list[Candidate]]]:
         waiting: deque[list[int]] = deque()  # lengths of the sources of each batch that the search has taken
 
         def searched() -> Iterator[Batch]:
             for batch in batches:
-                src_ids = self.tokenizer.encode_src(batch.text) if batch.ids is None else batch.ids
+                src_ids = self.encode(batch.text) if batch.ids is None else batch.ids
                 waiting.append([len(ids) for ids in src_ids])
                 some = [at for at, ids in enumerate(src_ids) if self._is_searched(len(ids))]
                 yield [batch.row_id[at] for at in some], [src_ids[at] for at in some]

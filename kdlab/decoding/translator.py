@@ -10,7 +10,7 @@ from pathlib import Path
 from kdlab.data.lines import read_lines
 from kdlab.data.tokenizer import Tokenizer
 from kdlab.decoding.beam import BeamConfig
-from kdlab.decoding.engine import Candidate, Sources
+from kdlab.decoding.engine import Candidate, Engine, Sources
 from kdlab.decoding.pytorch import pytorch_engine
 from kdlab.decoding.translate import Precision, for_decoding, planned
 from kdlab.errors import UserError
@@ -41,31 +41,47 @@ class Translator:
         progress: Callable[[int], object] | None = None,
         first_line: int = 1,
     ) -> list[list[Candidate]]:
-        """Candidates of every line; a line without tokens gets one that is empty, and is not searched.
+        """As `translate_lines`."""
+        return translate_lines(
+            pytorch_engine([self.model], self.tokenizer, config, self.num_parameters),
+            lines,
+            batch_tokens=batch_tokens,
+            beam_size=config.beam_size,
+            progress=progress,
+            first_line=first_line,
+        )
 
-        Args:
-            first_line: number of the first line, for messages.
-        """
-        src_ids = self.tokenizer.encode_src(list(lines))
-        self._refuse_long(src_ids, first_line)
-        engine = pytorch_engine([self.model], self.tokenizer, config, self.num_parameters)
 
-        def search(batches: list[list[int]]) -> Iterator[list[list[Candidate]]]:
-            return engine.decode(
-                Sources(batch, [lines[at] for at in batch], [src_ids[at] for at in batch]) for batch in batches
+def translate_lines(
+    engine: Engine,
+    lines: Sequence[str],
+    *,
+    batch_tokens: int,
+    beam_size: int,
+    progress: Callable[[int], object] | None = None,
+    first_line: int = 1,
+) -> list[list[Candidate]]:
+    """Candidates of every line; a line without tokens gets one that is empty, and is not searched.
+
+    Args:
+        first_line: number of the first line, for messages.
+    Raises: UserError where a line is too long for the engine.
+    """
+    src_ids, limit = engine.encode(list(lines)), engine.max_positions
+    for number, ids in enumerate(src_ids, first_line):
+        if limit is not None and len(ids) > limit:
+            raise UserError(
+                f"line {number} has {len(ids)} tokens, but this model was built for at most {limit} "
+                "(max_positions); split it or leave it out"
             )
 
-        lengths = [len(ids) for ids in src_ids]
-        return planned(search, lengths, batch_tokens=batch_tokens, beam_size=config.beam_size, progress=progress)
+    def search(batches: list[list[int]]) -> Iterator[list[list[Candidate]]]:
+        return engine.decode(
+            Sources(batch, [lines[at] for at in batch], [src_ids[at] for at in batch]) for batch in batches
+        )
 
-    def _refuse_long(self, src_ids: list[list[int]], first_line: int) -> None:
-        limit = self.model.config.max_positions
-        for number, ids in enumerate(src_ids, first_line):
-            if len(ids) > limit:
-                raise UserError(
-                    f"line {number} has {len(ids)} tokens, but this model was built for at most {limit} "
-                    "(max_positions); split it or leave it out"
-                )
+    lengths = [len(ids) for ids in src_ids]
+    return planned(search, lengths, batch_tokens=batch_tokens, beam_size=beam_size, progress=progress)
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:

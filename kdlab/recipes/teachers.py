@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,20 @@ from kdlab.recipes.settings import (
     training_local,
 )
 from kdlab.recipes.steps import corpus, evaluate
-from kdlab.stages import convert_model, fetch_model, train_model
+from kdlab.stages import convert_model, fetch_huggingface, fetch_model, train_model
 
 NLL = "kdlab.objectives.nll.Nll"
 RANDOM = {"_target_": "kdlab.models.init.random_init"}
 
 
 def corpus_and_teacher(settings: Settings) -> list[Step]:
-    """The prepared corpus, the teacher and its evaluation; a corpus that adopts the vocabulary comes second."""
+    """The prepared corpus, the teacher and its evaluation; a corpus that adopts the vocabulary comes second.
+
+    So does one beside a Hugging Face teacher, whose languages and files only its own code can check.
+    """
     prepared, (made, evaluation) = corpus(settings), teacher(settings)
-    return [made, prepared, evaluation] if adopts_vocabulary(settings) else [prepared, made, evaluation]
+    first = adopts_vocabulary(settings) or made.stage == "fetch_huggingface"
+    return [made, prepared, evaluation] if first else [prepared, made, evaluation]
 
 
 def teacher(settings: Settings) -> list[Step]:
@@ -58,9 +63,23 @@ def teacher(settings: Settings) -> list[Step]:
             name="teacher",
             stage="convert_model",
             version=convert_model.VERSION,
-            params=_marian(settings),
+            params=_hub_or_folder(settings, [Path(node["path"]) / name for name in convert_model.FILES]),
             inputs={},
             run=convert_model.run,
+            local={"path": str(node["path"])},
+        )
+    elif node["source"] == "huggingface":
+        folder = Path(node["path"])
+        made = Step(
+            name="teacher",
+            stage="fetch_huggingface",
+            version=fetch_huggingface.VERSION,
+            params={
+                **_hub_or_folder(settings, fetch_huggingface.model_files(folder) if folder.is_dir() else []),
+                **{name: node[name] for name in ("src_code", "tgt_code", "prefix")},
+            },
+            inputs={},
+            run=fetch_huggingface.run,
             local={"path": str(node["path"])},
         )
     else:
@@ -93,11 +112,10 @@ def _teacher_objective(node: dict[str, Any]) -> dict[str, Any]:
     return active({"terms": {"nll": {"weight": 1.0, "on": "gold", "per": "tgt_token", "term": term}}})
 
 
-def _marian(settings: Settings) -> dict[str, Any]:
-    """A local folder by its content, a model of the hub by name and commit."""
-    path, revision = settings["teacher"]["path"], settings["teacher"]["revision"]
-    if not Path(path).is_dir():
-        return {"hub": path, "revision": revision}
-    places = [Path(path) / name for name in convert_model.FILES]
+def _hub_or_folder(settings: Settings, places: Sequence[Path]) -> dict[str, Any]:
+    """A local folder by the content of those of its files that are read, a model of the hub by name and commit."""
+    node = settings["teacher"]
+    if not Path(node["path"]).is_dir():
+        return {"hub": node["path"], "revision": node["revision"]}
     with files.remembered_hashes(hash_cache(settings)):
         return {"sha256": {place.name: files.sha256_file(place) for place in places if place.is_file()}}

@@ -24,10 +24,11 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     """
     from kdlab.data.marian import read_marian_tokenizer
     from kdlab.models.folder import save_model
+    from kdlab.models.hub import downloaded
     from kdlab.models.huggingface import read_marian
     from kdlab.models.transformer import num_parameters
 
-    folder = _downloaded(params["hub"], params["revision"]) if "hub" in params else Path(local["path"])
+    folder = downloaded(params["hub"], params["revision"], FILES) if "hub" in params else Path(local["path"])
     tokenizer, rows = read_marian_tokenizer(folder)
     model = read_marian(folder, rows)
     for name, digest in params.get("sha256", {}).items():
@@ -40,16 +41,3 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     save_model(out, model, card={"converted": "Hugging Face Marian", **known, "tokenizer": tokenizer.fingerprint})
     tokenizer.save(out / "tokenizer")
     return {"parameters": num_parameters(model), "tokenizer": tokenizer.fingerprint}
-
-
-def _downloaded(name: str, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
-    except Exception as error:  # of a dozen kinds, for a wrong name and without a network
-        raise UserError(
-            f"teacher.path={name} at teacher.revision={revision} cannot be fetched from the hub "
-            f"({type(error).__name__}: {error}), so there is no teacher; check name and revision, or fetch "
-            f"{', '.join(FILES)} yourself and write teacher.path=<their folder>"
-        ) from error

@@ -17,29 +17,28 @@ VERSION = 1
 def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
     """Translates and scores test sets.
 
-    inputs: corpus (for its test sets alone), model (a model folder: its own tokenizer is used). params: decode
-    {beam_size, ...}, metrics, tests. local: device, threads.
+    inputs: corpus (for its test sets alone), model (what decoding/engines.py opens: its own tokenizer is used).
+    params: decode {beam_size, ...}, metrics, tests. local: device, threads.
     Raises: UserError where the model folder is not whole or its tokenizer is not the one it was trained with.
     """
     from kdlab.data.prepared import PreparedCorpus
-    from kdlab.decoding.beam import BeamConfig
-    from kdlab.decoding.translator import Translator
+    from kdlab.decoding.engines import batch_width, open_engine
+    from kdlab.decoding.translator import translate_lines
     from kdlab.evaluation.efficiency import Stopwatch, efficiency
     from kdlab.evaluation.sacrebleu import score
 
     runtime.start_torch(local["threads"])
-    decode = dict(params["decode"])
-    batch_tokens, precision = decode.pop("batch_tokens"), decode.pop("precision")
-    config = BeamConfig(**decode)
+    decode, device = params["decode"], runtime.device(local["device"])
+    plan = {"batch_tokens": decode["batch_tokens"], "beam_size": batch_width(decode)}
     corpus = PreparedCorpus.open(inputs["corpus"])
-    translator = Translator.open(inputs["model"], precision=precision, device=runtime.device(local["device"]))
+    engine = open_engine([inputs["model"]], decode, device=device, threads=local["threads"], scratch=out / "scratch")
 
     tests = {name: corpus.test(name) for name in params["tests"]}
     scores: dict[str, Any] = {}
     for name, test in tests.items():
         watch = Stopwatch()
         with runtime.bar(what=f"translating {name}", total=len(test.src)) as shown, watch:
-            found = translator.translate(test.src, config, batch_tokens=batch_tokens, progress=shown.update)
+            found = translate_lines(engine, test.src, **plan, progress=shown.update)
         best = [candidates[0] for candidates in found]
         lines = [candidate.text for candidate in best]
         tokens = sum(candidate.num_tokens for candidate in best)
@@ -50,14 +49,14 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
             **{metric: {part: result[part] for part in ("score", "signature")} for metric, result in results.items()},
             "unfinished": sum(not candidate.finished for candidate in best),
             **efficiency(watch, sentences=len(lines), tokens=tokens),
-            "parameters": translator.num_parameters,
-            "device": translator.model.positions.device.type,
+            "parameters": engine.num_parameters,
+            "device": device,
         }
         told = ", ".join(f"{metric} {result['score']:.2f}" for metric, result in results.items())
         runtime.say(f"{name}: {told} ({len(lines)} sentences)")
     files.write_json(out / "scores.json", scores)
     return {
-        "parameters": translator.num_parameters,
+        "parameters": engine.num_parameters,
         "scores": {
             name: {metric: round(found[metric]["score"], 2) for metric in params["metrics"]}
             for name, found in scores.items()

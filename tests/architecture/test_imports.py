@@ -39,6 +39,7 @@ CONFIGURATION = {
         "validation",
         "contradictions",
         "teacher_checks",
+        "huggingface_checks",
         "term_checks",
         "label_checks",
         "compose",

@@ -366,7 +366,7 @@ def test_t6_with_padding_as_start_token_every_target_token_counts(kd):
 def test_hybrid_with_a_marian_teacher_from_the_hub(given, tmp_path, monkeypatch, capsys):
     asked = []
 
-    def fetch(name, *, revision, allow_patterns):
+    def fetch(name, *, revision, allow_patterns, ignore_patterns):
         asked.append((name, revision))
         assert not [pattern for pattern in allow_patterns if pattern.endswith(".bin")]
         return str(given)
