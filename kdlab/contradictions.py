@@ -240,7 +240,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("teacher",), huggingface_checks.unread),
     (("teacher",), huggingface_checks.place),
     (("teacher", "objective", "init"), huggingface_checks.only_labels),
-    (("teacher", "decode", "decode@label_decode"), huggingface_checks.decoding),
+    (("teacher", "decode", "label_decode"), huggingface_checks.decoding),
     (("teacher", "recipe", "data"), teacher_checks.adopted_vocabulary),
     (("recipe", "objective", "objective@baseline_objective"), _terms),
     (("teacher_cache", "objective", "data"), teacher_checks.cache),

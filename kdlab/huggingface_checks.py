@@ -98,6 +98,11 @@ def decoding(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             f"label_decode.engine={cfg.label_decode.engine} with teacher=huggingface, but only models of ours are "
             "exported; leave it out, or for a Marian model choose teacher=marian"
         )
+    if cfg.label_decode.get("ensemble"):
+        yield (
+            "label_decode.ensemble names further models, but the mean with teacher=huggingface is of other tokens; "
+            "leave it out, or for a Marian model choose teacher=marian"
+        )
     for group in ("decode", "label_decode"):
         if cfg[group].precision == "int8":
             yield (

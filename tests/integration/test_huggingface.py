@@ -4,6 +4,7 @@ import json
 import shutil
 import warnings
 from collections import Counter
+from fnmatch import fnmatch
 from io import BytesIO
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from kdlab import files
+from kdlab import files, run
+from kdlab.data.hypotheses import read_hypotheses
+from kdlab.data.prepared import PreparedCorpus
 from kdlab.data.toy import generate
 from kdlab.decoding.beam import BeamConfig
 from kdlab.decoding.engine import Engine, Sources
@@ -40,7 +43,7 @@ BEAM = BeamConfig(4, 1.0, n_best=4, max_length_ratio=1.0, max_length_extra=6)
 NONE = {"src_code": None, "tgt_code": None, "prefix": None}
 LANGUAGES = {"src_code": "de", "tgt_code": "en", "prefix": None}
 MARIAN_SHAPE = dict(d_model=32, encoder_layers=2, decoder_layers=2, encoder_ffn_dim=48, decoder_ffn_dim=48)
-HEADS = dict(encoder_attention_heads=4, decoder_attention_heads=4, max_position_embeddings=96)
+HEADS = dict(encoder_attention_heads=4, decoder_attention_heads=4, max_position_embeddings=160)
 
 
 def sentencepiece(lines: list[str], **settings) -> tuple[bytes, list[str]]:
@@ -303,3 +306,47 @@ def test_a_folder_that_changes_and_a_precision_that_it_lacks_are_refused(given, 
     assert next(opened.model.parameters()).dtype == torch.bfloat16 and opened.num_parameters > 10_000
     rows = zip(decoded(opened, LINES), decoded(engine(stored["t5"]), LINES), strict=True)
     assert sum(low[0].text == full[0].text for low, full in rows) > len(LINES) / 2
+
+
+SMALL = [
+    *("max_steps=2", "min_labelled=0", "data.train.0.num_lines=40", "data.valid.num_lines=5", "baseline=false"),
+    *("data.tests.toy.num_lines=5", "student.d_model=16", "student.d_ff=32", "student.num_heads=2", "decode=greedy"),
+    *("trainer.tokens_per_step=300", "trainer.val_every=1", "trainer.log_every=1", "trainer.select=loss"),
+    *("recipe=seq_kd", "objective=seq_kd", "mix=0", "vocab_size=200", "label_decode=greedy"),
+    *("decode.max_length_ratio=0.5", "label_decode.max_length_ratio=0.5"),
+]
+
+
+@pytest.mark.parametrize("kind", ["m2m100", "t5"])
+def test_a_student_learns_from_the_labels_of_a_hugging_face_teacher(given, stored, tmp_path, monkeypatch, kind):
+    """From the hub at a commit, and from a folder."""
+    asked = []
+
+    def fetch(name, *, revision, allow_patterns, ignore_patterns):
+        asked.append((name, revision))
+        assert not any(fnmatch("pytorch_model.bin", pattern) for pattern in allow_patterns)
+        return str(given[kind])
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    place = [f"teacher.path={given[kind]}", "teacher.prefix='de: '"]
+    if kind == "m2m100":
+        place = ["teacher.path=facebook/m2m100_418M", f"teacher.revision={'a1' * 20}"]
+        place += ["teacher.src_code=de", "teacher.tgt_code=en"]
+    paths = [f"paths.store={tmp_path}/store", f"paths.runs={tmp_path}/runs"]
+    assert run.main([*SMALL, "teacher=huggingface", *place, *paths]) == 0
+    assert asked == ([("facebook/m2m100_418M", "a1" * 20)] if kind == "m2m100" else [])
+    (record,) = (files.read_json(path) for path in tmp_path.glob("runs/*/*/run.json"))
+    found = {name: tmp_path / "store" / step["stage"] / step["key"] for name, step in record["steps"].items()}
+    corpus = PreparedCorpus.open(found["corpus"]).train
+    opened = engine(stored[kind], BeamConfig(1, 1.0, 1, 0.5, 10))
+    expected = dict(zip(corpus.row_id.tolist(), corpus.src_text(range(len(corpus.row_id))), strict=True))
+    rows = [row for rows in read_hypotheses(found["hypotheses"]) for row in rows]
+    assert len(rows) == len(expected) > 20
+    for row in rows[::5]:
+        ((candidate,),) = decoded(opened, [expected[row["row_id"]]])
+        assert row["text"] == [candidate.text] and row["num_tokens"] == [candidate.num_tokens]
+    scores = files.read_json(found["evaluate_teacher"] / "scores.json")["toy"]
+    assert scores["parameters"] == opened.num_parameters and scores["sentences"] == 5
+    said = (found["evaluate_teacher"] / "toy.hyp.txt").read_text().splitlines()
+    sources = PreparedCorpus.open(found["corpus"]).test("toy").src
+    assert said == [row[0].text for row in decoded(engine(stored[kind], BeamConfig(1, 1.0, 1, 0.5, 10)), sources)]
