@@ -17,14 +17,18 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, final
 from zlib import crc32
 
 from kdlab import files, runtime
 from kdlab.data.decode_plan import DecodePlan
+from kdlab.data.hypotheses import HYPOTHESES_SCHEMA
 from kdlab.data.prepared import Rows
+from kdlab.data.tokenizer import EOS_ID
 
+COLUMNS = tuple(name for name in HYPOTHESES_SCHEMA.names if name not in ("row_id", "src_hash"))  # a list a row
 _FINISHED = re.compile(r"shard_(\d{6,})\.jsonl")
 
 
@@ -174,7 +178,21 @@ class _Lines:
             raise Damage(self.number, f"row {row_id} belongs here, not {_name(row)}")
         if row.get("src_hash") != src_hash:
             raise Damage(self.number, f"row {row_id} was decoded from another source than the corpus has there")
+        if problem := _problem(row):
+            raise Damage(self.number, f"row {row_id} has {problem}")
         return row
+
+
+def _problem(row: dict[str, Any]) -> str | None:
+    """What is wrong with the hypotheses of a row."""
+    for name in COLUMNS:
+        if len(row[name]) != len(row["tgt"]):
+            return f"{len(row['tgt'])} tgt but {len(row[name])} {name}"
+    for name in ("score", "log_prob"):
+        for value in row[name]:
+            if value is None or not isfinite(value):
+                return f"a {name} of {value}"
+    return None if all(ids[-1:] == [EOS_ID] for ids in row["tgt"]) else "a hypothesis without EOS"
 
 
 def _line(value: dict[str, Any]) -> bytes:
