@@ -43,7 +43,7 @@ def how_labels_are_chosen(cfg: DictConfig, names: dict[str, str]) -> Iterator[st
     if "pseudo_label" not in cfg.recipe.steps:
         return
     choose, cache = cfg.labels.choose, cfg.teacher_cache.kind
-    if choose != "first" and cfg.label_decode.n_best == 1:
+    if choose in ("bleu", "chrf", "all") and cfg.label_decode.n_best == 1:
         yield (
             f"labels.choose={choose} but label_decode.n_best=1, so there is one hypothesis and no choice; write e.g. "
             "label_decode.n_best=5, or labels=first"

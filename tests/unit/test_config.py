@@ -42,6 +42,7 @@ COMPANIONS = {
         for side, lang in (("src", "de"), ("tgt", "en"))
     ],
     "data=files_semi": ["data.train.1.src={corpus}/train.de.xz"],
+    **{f"labels={name}": ["label_decode.n_best=5"] for name in ("best_bleu", "best_chrf", "all")},
     "+experiment=hybrid_multi30k": ["data.root={corpus}"],
 }
 COMPANIONS["data=files_semi"] += COMPANIONS["data=files"]

@@ -23,7 +23,7 @@ def idle_leaves(overrides):
 
 
 # Only what belongs to another choice: folders to read, a logger, a term.
-UNUSED = {"teacher.path", "data.root", "logger.wandb", "weight_cos"}
+UNUSED = {"teacher.path", "data.root", "logger.wandb", "weight_cos", "labels.reverse.drop_share"}
 UNUSED |= {f"teacher_cache.{name}" for name in ("dtype", "top_k", "temperatures")}
 
 
@@ -42,6 +42,7 @@ def test_t10_without_a_teacher_its_settings_are_idle_and_the_others_are_not():
     ("overrides", "idle"),
     [
         (["weight_kd=0", "temperature=3"], ["temperature"]),
+        (["labels.drop_copies=true", "labels.reverse.drop_share=0.1"], ["labels.reverse.drop_share"]),
         (["teacher_cache=top_k", "temperature=2", "teacher_cache.temperatures=[0.5,1,2]"], []),
         (["recipe=seq_kd", "objective=seq_kd", "mix=0", "label_decode.beam_size=2"], []),
         (["recipe=word_kd", "objective=word_kd", "label_decode.beam_size=2", "seed=3"], ["label_decode.beam_size"]),

@@ -138,6 +138,8 @@ EVALUATIONS = {"evaluate", "evaluate_teacher", "evaluate_baseline"}
         ("label_decode.engine=ctranslate2", LABELS),
         ("label_decode.n_best=2", LABELS),
         ("label_decode=greedy", LABELS),
+        ("labels.max_repetition=3", LABELS - {"hypotheses"}),
+        ("labels.min_score=-2", LABELS - {"hypotheses"}),
         ("label_decode=sampling", LABELS),
         ("decode.beam_size=2", EVALUATIONS),
         ("evaluate.metrics=[bleu]", EVALUATIONS),
@@ -317,3 +319,27 @@ def test_a_marian_teacher_is_known_by_content_or_commit_and_its_vocabulary_can_b
     hub = [*adopt, "teacher.path=a/b", f"teacher.revision={'0' * 40}"]
     assert plan(*hub)[0].params == {"hub": "a/b", "revision": "0" * 40}
     assert keys(*hub)["teacher"] != keys(*hub[:-1], f"teacher.revision={'ab' * 20}")["teacher"]
+
+
+def test_settings_of_labels_reach_their_params_where_they_differ_from_the_defaults(tmp_path):
+    def label(*overrides):
+        return {step.name: step for step in plan(*overrides)}["pseudo_label"]
+
+    assert label("labels=first").params == {} and set(label().inputs) == {"corpus", "hypotheses"}
+    assert label("labels=best_chrf", "label_decode.n_best=4", "labels.drop_copies=true").params == {
+        "choose": "chrf",
+        "drop_copies": True,
+    }
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back" / "config.json").write_text('{"architecture": {}}')
+    judged = ["labels.reverse.path=back", "labels.reverse.drop_share=0.1", "until=reverse"]
+    steps = {step.name: step for step in plan(*judged)}
+    assert list(steps).index("reverse") < list(steps).index("pseudo_label")
+    assert (steps["reverse"].stage, steps["reverse"].local) == ("fetch_model", {"path": "back"})
+    made = steps["pseudo_label"]
+    assert made.params == {"drop_share": 0.1} and made.inputs["reverse"] == "reverse"
+    assert made.local == {"min_labelled": 0.5, "device": "cpu", "threads": 1}
+    before = keys(*judged)
+    (tmp_path / "back" / "config.json").write_text('{"architecture": {"d_model": 8}}')
+    changed = {name for name, key in keys(*judged).items() if key != before[name]}
+    assert changed == {"reverse", "pseudo_label", "student", "evaluate"}  # known by its content
