@@ -256,4 +256,5 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data", "evaluate"), _tests),
     (("data",), _data),
     (("data", "recipe", "teacher"), label_checks.source_only),
+    (("data", "recipe", "student", "objective"), label_checks.tag),
 )

@@ -140,6 +140,34 @@ def source_only(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         yield f"mix={cfg.mix} draws gold rows but {text}; write mix=0"
 
 
+def tag(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """Problems of label_tag: a source that has two targets, layers that are compared, positions."""
+    if cfg.label_tag is None or "pseudo_label" not in cfg.recipe.steps:
+        return
+    if cfg.mix_by == "weights":
+        yield (
+            f"label_tag={cfg.label_tag} marks the sources of pseudo-labels, but with mix_by=weights gold and label "
+            "share one source; write mix_by=sampling"
+        )
+    yield from _encoder_terms(cfg, f"label_tag={cfg.label_tag}")
+    longest, model = cfg.data.cleaning.max_tokens, cfg.student
+    if longest is not None and longest == model.get("max_positions", 1024):
+        yield (
+            f"data.cleaning.max_tokens={longest} fills student.max_positions, and label_tag={cfg.label_tag} makes "
+            "sources one longer; lower the first or raise the second"
+        )
+
+
+def _encoder_terms(cfg: DictConfig, what: str) -> Iterator[str]:
+    """Terms that compare encoder states, where the student's sources are not the teacher's."""
+    for name, term in cfg.objective.terms.items():
+        if term.weight > 0 and term.term.get("stack") == "encoder":
+            yield (
+                f"objective.terms.{name} compares encoder states position by position, but with {what} the student "
+                f"reads other sources than the teacher; write objective.terms.{name}.term.stack=decoder"
+            )
+
+
 def _shares(node: Any, path: str) -> Iterator[tuple[str, float]]:
     """Of each source the share of its lines that have no target; sources that cannot be built are left out."""
     nodes = [(path, node)] if "_target_" in node else targets.nodes(node, path)

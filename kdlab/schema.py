@@ -274,6 +274,10 @@ class Config:
     gold_share: float = within("in (0, 1]", lambda value: 0 < value <= 1)
     pseudo_share: float = within("in (0, 1]", lambda value: 0 < value <= 1)
     subset_seed: int = at_least(0)
+    label_tag: str | None = within(
+        "null or one word that is no other piece, e.g. <pseudo>",
+        lambda value: len(value.split()) == 1 == len(value.split("\0")) and value not in ("</s>", "<unk>", "<pad>"),
+    )
     mix: float = share()
     mix_by: str = one_of("sampling", "weights")
     min_labelled: float = share()

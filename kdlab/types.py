@@ -50,12 +50,24 @@ class Targets:
 
 @dataclass(frozen=True)
 class Batch:
-    """One microbatch: sources, encoded once each, and their targets."""
+    """One microbatch: sources, encoded once each, and their targets.
+
+    Where the student's sources are changed (tags, noise), `clean_src_BC` has them as the corpus has them, C positions.
+    """
 
     row_id_B: Int[Tensor, "B"]
     src_BS: Int[Tensor, "B S"]
     src_mask_BS: Bool[Tensor, "B S"]
     targets: Targets
+    clean_src_BC: Int[Tensor, "B C"] | None = None
+    clean_src_mask_BC: Bool[Tensor, "B C"] | None = None
+
+    @property
+    def clean(self) -> Batch:
+        """The batch as a teacher sees it: the same targets on unchanged sources."""
+        if self.clean_src_BC is None or self.clean_src_mask_BC is None:
+            return self
+        return Batch(self.row_id_B, self.clean_src_BC, self.clean_src_mask_BC, self.targets)
 
     def num_units(self, on: Origin, per: Unit) -> int:
         """How many units the rows of this origin hold; from masks alone."""
@@ -70,11 +82,14 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
         moved = {f.name: getattr(self.targets, f.name).to(device) for f in fields(Targets)}
+        clean, mask = self.clean_src_BC, self.clean_src_mask_BC
         return Batch(
             row_id_B=self.row_id_B.to(device),
             src_BS=self.src_BS.to(device),
             src_mask_BS=self.src_mask_BS.to(device),
             targets=Targets(**moved),
+            clean_src_BC=None if clean is None else clean.to(device),
+            clean_src_mask_BC=None if mask is None else mask.to(device),
         )
 
 

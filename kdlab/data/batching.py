@@ -11,7 +11,7 @@ is a round of communication; one without rows keeps the graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -37,6 +37,8 @@ class StreamPosition(NamedTuple):
     step: int = 0
 
 
+# (sources, their positions in the corpus) -> the sources as the student sees them
+Change = Callable[[list[np.ndarray], np.ndarray], list[np.ndarray]]
 GOLD_ALONE = Mixing(mix=1.0, mix_by="sampling")
 BEGINNING = StreamPosition(epoch=0, step=0)
 
@@ -212,14 +214,18 @@ def collate(
     labels: Any = None,
     takes_gold: np.ndarray | None = None,
     takes_pseudo: np.ndarray | None = None,
+    change: Change | None = None,
 ) -> Batch:
     """One microbatch. `takes_gold`, `takes_pseudo`: marks over the whole corpus, by default gold alone.
 
-    The target rows are all golds in the order of their sources, then all pseudo-labels.
+    The target rows are all golds in the order of their sources, then all pseudo-labels. `change` makes the student's
+    sources of those of the corpus.
     """
     gold = np.arange(len(index)) if takes_gold is None else np.flatnonzero(takes_gold[index])
     pseudo = np.flatnonzero(takes_pseudo[index]) if takes_pseudo is not None else gold[:0]
-    src, src_mask = _padded(rows.src_ids(index), src_pad_id)
+    clean = rows.src_ids(index)
+    src, src_mask = _padded(clean if change is None else change(clean, index), src_pad_id)
+    clean_src, clean_mask = (None, None) if change is None else _padded(clean, src_pad_id)
     ids = list(rows.tgt_ids(index[gold])) if len(gold) else []
     if len(pseudo):
         ids += labels.tgt_ids(index[pseudo])
@@ -234,7 +240,7 @@ def collate(
         mask_RT=mask,
     )
     row_id = torch.from_numpy(np.asarray(rows.row_id)[index].astype(np.int64))
-    return Batch(row_id_B=row_id, src_BS=src, src_mask_BS=src_mask, targets=targets)
+    return Batch(row_id, src, src_mask, targets, clean_src, clean_mask)
 
 
 @dataclass(frozen=True)
@@ -242,7 +248,8 @@ class StepStream:
     """All optimizer steps from `start` on, without end: (position after the step, its microbatches).
 
     A stream that starts at a position gives exactly what one from the beginning gives after it. The streams of all
-    ranks share each step between them.
+    ranks share each step between them. Tags: Caswell et al. 2019 (tagged back-translation), here on the sources of
+    pseudo-labels.
     Units: tokens_per_step counts real target tokens, microbatch_tokens padded tokens of both sides.
     """
 
@@ -255,6 +262,7 @@ class StepStream:
     labels: Any = None  # data.labels.PseudoLabels; None: gold alone
     mixing: Mixing = GOLD_ALONE
     subset: Subset = WHOLE
+    tag_id: int | None = None  # stands before the sources of pseudo-labels
     start: StreamPosition = BEGINNING
     rank: int = 0
     num_ranks: int = 1
@@ -271,7 +279,10 @@ class StepStream:
         labels = None if self.labels is None else self.labels.drawn(number, self.seed)
         pseudo_len = np.zeros_like(gold_len) if labels is None else np.asarray(labels.tgt_len)
         lengths = Lengths.of(np.asarray(self.rows.src_len), gold_len, pseudo_len, gold, pseudo)
-        return Epoch(gold, pseudo, lengths, self._steps(lengths, number), labels)
+        steps = self._steps(lengths, number)
+        if self.tag_id is not None:  # a matter of memory alone: the rows of a step are the same without a tag
+            lengths = replace(lengths, src=lengths.src + pseudo)
+        return Epoch(gold, pseudo, lengths, steps, labels)
 
     def targets(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(takes gold, takes pseudo) for every row in an epoch."""
@@ -310,9 +321,18 @@ class StepStream:
                 labels=epoch.labels,
                 takes_gold=epoch.takes_gold,
                 takes_pseudo=epoch.takes_pseudo,
+                change=None if self.tag_id is None else partial(self._tagged, epoch),
             )
             for index in pieces[self.rank :: self.num_ranks]
         ]
+
+    def _tagged(self, epoch: Epoch, src: list[np.ndarray], index: np.ndarray) -> list[np.ndarray]:
+        """The sources of an epoch, those of pseudo-labels behind the tag."""
+        pseudo = epoch.takes_pseudo[index]
+        if (pseudo & epoch.takes_gold[index]).any():
+            raise ValueError("a source that is encoded once for gold and pseudo-label can have no tag")
+        tag = np.array([self.tag_id], dtype=np.int32)
+        return [np.concatenate((tag, ids)) if tagged else ids for ids, tagged in zip(src, pseudo, strict=True)]
 
     def __iter__(self) -> Iterator[tuple[StreamPosition, list[Batch]]]:
         number, first = self.start

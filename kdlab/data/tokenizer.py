@@ -56,9 +56,11 @@ class Tokenizer:
         model: Literal["unigram", "bpe"] = "unigram",
         sample_lines: int = 200_000,
         seed: int = 0,
+        src_symbols: Sequence[str] = (),
     ) -> Tokenizer:
         """A vocabulary learnt from `sample_lines` lines of each side, drawn at random by `seed`.
 
+        `src_symbols`: texts that are one piece each of the source side, whatever the lines say.
         The same lines and arguments give the same bytes. `vocab_size` counts every id of a side, padding included.
         Memory: about 3 KB for each sampled pair of lines.
         Raises: UserError with the largest (or smallest) possible size.
@@ -66,8 +68,9 @@ class Tokenizer:
         src = _sample(src_lines, sample_lines, seed)
         tgt = _sample(tgt_lines, sample_lines, seed)
         if joint:
-            return cls(_train(src + tgt, vocab_size, model, "both sides"))
-        return cls(_train(src, vocab_size, model, "the source side"), _train(tgt, vocab_size, model, "the target side"))
+            return cls(_train(src + tgt, vocab_size, model, "both sides", src_symbols))
+        src_model = _train(src, vocab_size, model, "the source side", src_symbols)
+        return cls(src_model, _train(tgt, vocab_size, model, "the target side"))
 
     @classmethod
     def open(cls, folder: Path | str) -> Tokenizer:
@@ -121,6 +124,15 @@ class Tokenizer:
             if token != self.tgt_pad_id:
                 kept.append(int(token))
         return self._tgt.decode(kept)
+
+    def src_symbol_id(self, text: str) -> int:
+        """The id of a text that is one piece of the source side. Raises: UserError where it is none."""
+        if text not in self.src_pieces:
+            raise UserError(
+                f"label_tag={text} is no piece of the vocabulary ({self.src_vocab_size:,} entries), so it cannot mark "
+                "sources; leave label_tag out, or have a vocabulary learnt with it (data.tokenizer.path=null)"
+            )
+        return self.src_pieces.index(text)
 
     @property
     def joint(self) -> bool:
@@ -213,10 +225,13 @@ def _processor(model: bytes, *, own_ids: bool) -> Any:
     return side
 
 
-def _train(lines: list[str], vocab_size: int, model: str, what: str) -> bytes:
+def _train(lines: list[str], vocab_size: int, model: str, what: str, symbols: Sequence[str] = ()) -> bytes:
     from sentencepiece import SentencePieceTrainer
 
     writer = io.BytesIO()
+    more: dict[str, Any] = (
+        {"user_defined_symbols": list(symbols)} if symbols else {}
+    )  # an empty list would change the model's bytes
     num_characters = len(set().union(*lines))
     try:
         SentencePieceTrainer.train(
@@ -231,6 +246,7 @@ def _train(lines: list[str], vocab_size: int, model: str, what: str) -> bytes:
             character_coverage=1.0 if num_characters <= MAX_CHARACTER_SHARE * vocab_size else CHARACTER_COVERAGE,
             num_threads=1,  # the pieces' scores depend on the number of threads
             minloglevel=2,
+            **more,
         )
     except (RuntimeError, OSError) as error:
         raise UserError(_size_problem(str(error), vocab_size, len(lines), what)) from error

@@ -42,6 +42,12 @@ def uses_labels(objective: dict[str, Any]) -> bool:
     return any(term["on"] in ("pseudo", "all") for term in active(objective)["terms"].values())
 
 
+def label_tag(settings: Settings) -> str | None:
+    """What stands before the sources of pseudo-labels; None where the recipe makes none."""
+    makes_labels = "pseudo_label" in settings["recipe"]["steps"] and uses_labels(settings["objective"])
+    return settings["label_tag"] if makes_labels else None
+
+
 def uses_cache(settings: Settings, objective: dict[str, Any]) -> bool:
     """Whether a term with weight compares with a teacher whose answers are kept."""
     compares = any(targets.needs_teacher(term["term"]["_target_"]) for term in active(objective)["terms"].values())

@@ -15,6 +15,7 @@ from kdlab.recipes.settings import (
     folder_hashes,
     hash_cache,
     hashed_trainer,
+    label_tag,
     training_local,
     uses_cache,
     uses_labels,
@@ -38,6 +39,8 @@ def corpus(settings: Settings) -> Step:
             hashes = folder_hashes(given, "data.tokenizer.path", "a folder with a tokenizer")
             tokenizer = {"vocab_size": tokenizer["vocab_size"], "sha256": hashes}
     params = {name: data[name] for name in ("src_lang", "tgt_lang", "cleaning", "seed") if name in data}
+    if tag := label_tag(settings):
+        params["label_tag"] = tag
     return Step(
         name="corpus",
         stage="prepare_corpus",
@@ -118,6 +121,7 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
             "max_steps": settings["max_steps"],
             "seed": settings["seed"],
             **({"mix": settings["mix"], "mix_by": settings["mix_by"]} if labels else {}),
+            **({"label_tag": settings["label_tag"]} if labels and settings["label_tag"] else {}),
             **({**shares, "subset_seed": settings["subset_seed"]} if shares else {}),
             **({"teacher_precision": teacher_precision} if own_precision else {}),
             **({"teacher_cache": settings["teacher_cache"]["kind"]} if cached else {}),

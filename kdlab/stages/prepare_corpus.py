@@ -33,7 +33,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     Args:
         inputs: teacher (a model folder) where the corpus adopts its tokenizer.
         params: identities (of the sources: content, not paths), cleaning (fields of CleaningRules), tokenizer
-            {model, joint, vocab_size, sample_lines}, or {vocab_size, sha256} for a given one, {} with a teacher; seed.
+            {model, joint, vocab_size, sample_lines}, or {vocab_size, sha256} for a given one, {} with a teacher; seed;
+            label_tag (a text that must be one piece of the source side) where there is one.
         local: sources {train: [node, ...], valid: node or [node], tests: {name: node}} (a node is a `_target_` of
             data/corpus.py and its arguments), tokenizer_path (folder of a given tokenizer, or None).
 
@@ -44,6 +45,9 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     from kdlab.data.tokenizer import Tokenizer
 
     sources = local["sources"]
+    given = inputs["teacher"] / "tokenizer" if "teacher" in inputs else local["tokenizer_path"]
+    if given and "label_tag" in params:  # before the text is read
+        Tokenizer.open(given).src_symbol_id(params["label_tag"])
     scratch = out / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     valid = _held_out("valid", sources["valid"])
@@ -146,7 +150,10 @@ def _tokenizer(params: dict[str, Any], given: str | None, kept_text: Path) -> To
 
     say(f"learning a vocabulary of {wanted['vocab_size']:,} from at most {wanted['sample_lines']:,} pairs")
     shape = {key: wanted[key] for key in ("vocab_size", "joint", "model", "sample_lines")}
-    return Tokenizer.train(lines("src_text"), lines("tgt_text"), **shape, seed=params.get("seed", 0))
+    symbols = [params["label_tag"]] if "label_tag" in params else []
+    return Tokenizer.train(
+        lines("src_text"), lines("tgt_text"), **shape, seed=params.get("seed", 0), src_symbols=symbols
+    )
 
 
 def _encode_train(kept_text: Path, path: Path, tokenizer: Tokenizer, cleaner: Cleaner) -> dict[str, Any]:

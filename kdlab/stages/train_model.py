@@ -46,7 +46,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
             the objective uses pseudo-labels; cache if the teacher was asked before.
         params: model, init, objective, optim, trainer, max_steps, seed; mix and mix_by with labels; teacher_precision
             where it is not the student's; teacher_cache (its kind) with a cache; gold_share, pseudo_share, subset_seed
-            where not all targets are used.
+            where not all targets are used; label_tag where there is one.
         local: device, threads, microbatch_tokens, chunk_size, checkpoint_every, log_every, strategy, loggers, name.
     """
     import torch
@@ -80,7 +80,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
         files.write_json(out / "init.json", report)
     objective = instantiate(params["objective"], _convert_="all")  # plain dicts of dataclasses
     labels = PseudoLabels.open(inputs["labels"], corpus.train) if "labels" in inputs else None
-    _fits_positions(student, corpus, labels, "the student")
+    _fits_positions(student, corpus, labels, "the student", tag=int("label_tag" in params))
     teacher_precision = params.get("teacher_precision", trainer["precision"])
     teacher: FrozenTeacher | CachedTeacher | None = None
     if objective.needs_teacher and "cache" in inputs:
@@ -105,6 +105,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
         seed=params["seed"],
         tokens_per_step=trainer["tokens_per_step"],
         microbatch_tokens=local["microbatch_tokens"],
+        tag_id=tokenizer.src_symbol_id(params["label_tag"]) if "label_tag" in params else None,
         src_pad_id=tokenizer.src_pad_id,
         tgt_pad_id=tokenizer.tgt_pad_id,
         **share,
@@ -270,10 +271,12 @@ def _fits_vocabulary(student: Transformer, corpus: PreparedCorpus) -> None:
         )
 
 
-def _fits_positions(model: Transformer, corpus: PreparedCorpus, labels: PseudoLabels | None, who: str) -> None:
+def _fits_positions(
+    model: Transformer, corpus: PreparedCorpus, labels: PseudoLabels | None, who: str, *, tag: int = 0
+) -> None:
     """Refuses what would fail in the middle of training, or after it: a line longer than the model's positions."""
     lengths = {
-        "training source": corpus.train.src_len.max(),
+        "training source": corpus.train.src_len.max() + tag,
         "training target": corpus.train.tgt_len.max(),
         "validation source": corpus.valid.src_len.max(),
         "validation target": corpus.valid.tgt_len.max(),

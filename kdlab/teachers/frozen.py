@@ -86,8 +86,8 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, *, padded: bool = False) -> ModelOutput:
-        """Runs the teacher over the very same prefixes as the student; `padded`: at padding too."""
-        targets = batch.targets
+        """Runs the teacher over the very same prefixes as the student, and clean sources; `padded`: at padding too."""
+        batch, targets = batch.clean, batch.targets
         if self._rest is not None:
             self._rest.fetch()
         with torch.autocast(batch.src_BS.device.type, self.dtype, enabled=self.dtype == torch.bfloat16):

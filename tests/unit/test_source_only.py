@@ -25,12 +25,14 @@ def toy(split, num_lines, seed=1, **more):
     return {"_target_": TOY, "split": split, "num_lines": num_lines, "seed": seed, **more}
 
 
-def prepare(folder, *train, valid=None, tokenizer=None):
+def prepare(folder, *train, valid=None, tokenizer=None, inputs=None, **params):
     folder.mkdir()
     sources = {"train": list(train), "valid": valid or toy("valid", 9), "tests": {"one": toy("test", 5)}}
     wanted = {"model": "unigram", "joint": True, "vocab_size": 200, "sample_lines": 1000}
     local = {"sources": sources, "tokenizer_path": tokenizer, "threads": 1}
-    summary = prepare_corpus.run(folder, {}, {"cleaning": {}, "tokenizer": wanted, "seed": 1}, local)
+    summary = prepare_corpus.run(
+        folder, inputs or {}, {"cleaning": {}, "tokenizer": wanted, "seed": 1, **params}, local
+    )
     return PreparedCorpus.open(folder), summary
 
 
