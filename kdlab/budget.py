@@ -110,6 +110,12 @@ def report(
     cfg, plan = composed.cfg, make_plan(composed.cfg)
     num_devices = num_devices or (cfg.strategy.devices if cfg.strategy.get("devices", 1) > 1 else NUM_DEVICES)
     layouts = _layouts(composed)
+    for layout in layouts.values():
+        if num_devices % layout.replicas:
+            raise UserError(
+                f"num_devices={num_devices} but strategy.replicas={layout.replicas}: groups that each hold all "
+                f"parts are of one size; write a multiple of {layout.replicas}"
+            )
     store, keys = Store(cfg.paths.store), plan_keys(plan)
     corpus = (store.manifest("prepare_corpus", keys["corpus"]) or {}).get("summary", {}).get("train")
     chosen = composed.choices["strategy"]

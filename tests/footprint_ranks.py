@@ -1,8 +1,8 @@
 """Bytes that each strategy really holds and communicates, beside kdlab.budget's `as built`.
 
-`python -m tests.footprint_ranks` prints the table: two gloo processes train a small student under every
-strategy for a few steps. Held: storages of parameters, gradients and moments on the fullest rank. Sent: whole buffers of
-every collective of a step. tests/integration/test_footprint_ranks.py holds them to 5 %.
+`python -m tests.footprint_ranks` prints the table: two gloo processes train a small student under every strategy for
+two steps. Held: parameters, gradients and moments on the fullest rank. Sent: whole buffers of every collective of a
+step. tests/integration/test_footprint_ranks.py holds them to 5 %.
 """
 
 from __future__ import annotations

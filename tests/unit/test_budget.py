@@ -82,6 +82,21 @@ def test_a_brought_teacher_is_read_from_its_folder(capsys, tmp_path):
     assert re.search(r"beside it a teacher of ([\d,]+) in fp32", out)[1] == f"{num:,}"
 
 
+def test_the_chosen_strategy_has_the_options_and_devices_of_the_configuration(capsys):
+    status, out, _ = ask(capsys, "strategy=fsdp", "strategy.devices=4", "strategy.replicas=2")
+    assert status == 0 and out.startswith("toy: 4 devices of 80 GB; strategy=fsdp is marked *")
+    assert table(out, "as built, MB a step")["fsdp"]["all_reduce"] != "-"
+    assert table(out, "as built, MB a step")["zero3"]["all_reduce"] == "-"
+    status, _, err = ask(capsys, "strategy=fsdp", "strategy.replicas=2", "num_devices=3")
+    assert status == 1 and "write a multiple of 2" in err
+
+
+def test_a_teacher_whose_shape_is_not_known_yet_is_refused(capsys):
+    hub = ["teacher=marian", "teacher.path=a/b", f"teacher.revision={'0' * 40}", "data.tokenizer.path=teacher"]
+    status, _, err = ask(capsys, *hub)
+    assert status == 1 and "teacher.path=a/b" in err and "until=teacher" in err
+
+
 def test_all_mistakes_at_once_and_nothing_of_them_is_computed(capsys):
     status, out, err = ask(capsys, "num_devices=0", "device_memory_gb=much")
     assert (status, out) == (1, "")
