@@ -11,7 +11,7 @@ from kdlab.report import cells
 from kdlab.report.collect import Row
 from kdlab.report.document import Picture
 from kdlab.report.results import DONE, Result
-from kdlab.report.summary import MODELS, label, names, short
+from kdlab.report.summary import MODELS, label, names, order, short
 from kdlab.report.svg import Point, Series, chart
 
 METRIC, TITLE = "bleu", "BLEU"
@@ -49,10 +49,11 @@ def _against(setting: str, test: str, results: Sequence[Result]) -> list[Picture
     """Mean scores by a setting, a line for all that is else alike; what does not answer to it lies across."""
     lines: dict[tuple[str, ...], dict[float, list[Result]]] = {}
     flat: dict[tuple[str, ...], list[Result]] = {}
-    for one in results:
+    for one in sorted(results, key=order):
         if one.model == "teacher":
             continue
-        rest = (one.model, *(f"{k}={v}" for k, v in {**one.dials(), **one.more()}.items() if v and k != setting))
+        facts = {**one.dials(), **one.more()}
+        rest = (one.student, one.model, *(f"{k}={v}" for k, v in facts.items() if k not in (setting, "student")))
         value = _number(one.fact(setting))
         if value is not None:
             lines.setdefault(rest, {}).setdefault(value, []).append(one)
@@ -62,25 +63,28 @@ def _against(setting: str, test: str, results: Sequence[Result]) -> list[Picture
     if not lines:
         return []
     xs = [value for by_value in lines.values() for value in by_value]
-    told = _told(
-        {rest: next(iter(by_value.values()))[0] for rest, by_value in lines.items()}
-        | {r: f[0] for r, f in flat.items()},
-        setting,
-    )
-    students = list(dict.fromkeys(next(iter(by.values()))[0].student for by in lines.values()))
-    series, dashes = [], dict.fromkeys(students, 0)
+    firsts = {rest: next(iter(by_value.values()))[0] for rest, by_value in lines.items()}
+    told = _told(firsts | {rest: some[0] for rest, some in flat.items()}, setting)
+    students, variants = (list(dict.fromkeys(part(rest) for rest in lines)) for part in (_student, _variant))
+    series = []
     for rest, by_value in lines.items():
-        student = next(iter(by_value.values()))[0].student
         points = [_point(value, some) for value, some in sorted(by_value.items())]
-        series.append(Series(told[rest], points, students.index(student), dashes[student]))
-        dashes[student] += 1
+        series.append(Series(told[rest], points, students.index(_student(rest)), variants.index(_variant(rest))))
     for rest, some in flat.items():
-        if some[0].student in students:
+        if _student(rest) in students:
             level = fmean(cells.scores(some, METRIC))
             ends = [Point(min(xs), level), Point(max(xs), level)]
-            series.append(Series(told[rest], ends, students.index(some[0].student), 2, marks=False))
+            series.append(Series(told[rest], ends, students.index(_student(rest)), 2, marks=False))
     log = min(xs) > 0 and max(xs) >= 10 * min(xs)
     return [Picture(f"{TITLE} on {test} against {short(setting)}", chart(short(setting), TITLE, series, log_x=log))]
+
+
+def _student(rest: tuple[str, ...]) -> str:
+    return rest[0]
+
+
+def _variant(rest: tuple[str, ...]) -> tuple[str, ...]:
+    return rest[1:]
 
 
 def _pareto(test: str, results: Sequence[Result]) -> list[Picture]:

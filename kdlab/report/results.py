@@ -138,9 +138,9 @@ def dump(results: Iterable[Result]) -> str:
 
 
 def write(path: Path, results: Sequence[Result]) -> None:
-    """Writes results.csv where it changes."""
+    """Writes results.csv where it changes; none while there is nothing in it."""
     content = dump(results)
-    if not path.exists() or path.read_text(encoding="utf-8") != content:
+    if (results or path.exists()) and (not path.exists() or path.read_text(encoding="utf-8") != content):
         files.write_text(path, content)
 
 

@@ -20,7 +20,7 @@ def arms(results: Iterable[Result]) -> dict[Arm, list[Result]]:
     found: dict[Arm, list[Result]] = {}
     for result in results:
         found.setdefault(result.arm(), []).append(result)
-    return dict(sorted(found.items(), key=lambda item: _order(item[1][0])))
+    return dict(sorted(found.items(), key=lambda item: order(item[1][0])))
 
 
 def names(results: Sequence[Result]) -> dict[Arm, dict[str, str]]:
@@ -32,7 +32,8 @@ def names(results: Sequence[Result]) -> dict[Arm, dict[str, str]]:
     unset = [name for name in settings if name not in vary and len({fact[name] for fact in facts.values()}) > 1]
     found = {}
     for arm, some in grouped.items():
-        recipe = f", {some[0].recipe}" if some[0].recipe and "recipe" not in vary else ""
+        known = "recipe" in vary or some[0].recipe in ("", facts[arm]["objective"])
+        recipe = "" if known else f", {some[0].recipe}"
         model = MODELS[some[0].model] + recipe
         found[arm] = {"model": model, **{name: facts[arm][name] for name in (*vary, *unset)}}
     return found
@@ -112,7 +113,10 @@ def costs(results: Sequence[Result]) -> Table:
         "compression: parameters of the teacher by those of the model, never more than it is.",
         "sentences/s: decoding by wall clock, mean over tests and seeds.",
     ]
-    return Table("Size and cost", header, rows, len(columns) + 1, notes + cells.mixed(results))
+    full = [n for n in range(len(header)) if n <= len(columns) or any(row[n] for row in rows)]
+    header, rows = [header[n] for n in full], [[row[n] for n in full] for row in rows]
+    told = [note for note in notes if note.partition(":")[0].partition(",")[0] in header]
+    return Table("Size and cost", header, rows, len(columns) + 1, told + cells.mixed(results))
 
 
 def failures(results: Iterable[Result]) -> list[str]:
@@ -140,7 +144,8 @@ def _twice(results: Sequence[Result]) -> list[str]:
     return [f"Run twice with the same settings ({pair}): the later row of results.csv counts." for pair in keys]
 
 
-def _order(result: Result) -> tuple[object, ...]:
+def order(result: Result) -> tuple[object, ...]:
+    """For sorting: teachers first, then by settings, numbers as numbers."""
     facts = [result.fact(name) or "" for name in (*DIALS, "settings")]
     return (list(MODELS).index(result.model), *(_natural(fact) for fact in (*facts[:-1], result.settings)))
 

@@ -9,7 +9,7 @@ from html import escape
 
 WIDTH, HEIGHT = 520, 320
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 14, 44
-LINE, LONGEST = 17, 64  # of the legend: height of a line, letters in it
+LINE, LONGEST = 17, 70  # of the legend: height of a line, letters in it
 # Okabe and Ito 2008: told apart with any colour vision
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 DASHES = ("", "6 3", "2 2", "9 3 2 3", "12 4", "1 3")
@@ -45,9 +45,9 @@ def chart(x_title: str, y_title: str, series: Sequence[Series], *, log_x: bool =
     ends = [y for p in points for y in (p.y - p.spread, p.y + p.spread)]
     ys = _Axis(ends, HEIGHT - BOTTOM, TOP, False)
     legend = [one for one in series if one.name]
-    height = HEIGHT + LINE * len(legend)
+    height = HEIGHT + 6 + LINE * len(legend)
     body = [*_axes(xs, ys, x_title, y_title), *(text for one in series for text in _drawn(one, xs, ys))]
-    body += [text for number, one in enumerate(legend) for text in _legend(one, HEIGHT + LINE * number)]
+    body += [text for number, one in enumerate(legend) for text in _legend(one, HEIGHT + 6 + LINE * number)]
     told = escape(f"{y_title} against {x_title}", quote=True)
     head = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{told}">'
     return "\n".join([head, *body, "</svg>"])

@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from kdlab import run
+from kdlab.artifacts.store import Store
 from kdlab.errors import UserError
 from kdlab.evaluation.sacrebleu import score
 from kdlab.report import results
@@ -232,6 +234,41 @@ def test_what_is_no_folder_of_runs_is_told(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main([str(tmp_path / "empty")]) == 1
     assert "holds no run.json" in capsys.readouterr().err
+
+
+def test_several_folders_make_one_report_in_the_first(tmp_path):
+    grid(tmp_path)
+    Runs(tmp_path).add("other", seed=4, temperature=2.0, scores={"wmt20": 30.0}, baseline=False)
+    _, rows = report(tmp_path, tmp_path / "runs" / "other")
+    assert rows["KD",]["measured"] == {"T1": "22.0 ± 1.0 (3)", "T2": "30.0"}
+    assert not (tmp_path / "runs" / "other" / "report.md").exists()
+
+
+def test_a_student_without_a_baseline_of_its_own_gets_the_one_that_is_alike(tmp_path):
+    runs = Runs(tmp_path)
+    runs.add("study", scores={"wmt20": 20.0}, alone={"wmt20": 19.0})
+    runs.add("study", temperature=2.0, scores={"wmt20": 22.0}, baseline=False)
+    runs.add("study", seed=2, temperature=2.0, scores={"wmt20": 40.0}, baseline=False)
+    assert report(tmp_path)[1]["KD",]["gain over no KD"] == {"T1": "+1.0", "T2": "+3.0"}
+
+
+def test_a_failed_run_leaves_its_error_and_what_it_was(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("planted")
+
+    monkeypatch.setattr(Store, "walk", fail)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="planted"):
+        run.main(["temperature=2", "student=toy_1x1", "trainer.threads=1"])
+    (folder,) = (tmp_path / "runs").glob("toy/*")
+    assert (folder / "error.txt").read_text() == "ValueError: planted\n"
+    record = json.loads((folder / "run.json").read_text())
+    assert record["values"] == ["temperature"] and record["choices"]["student"] == "toy_1x1"
+    assert main(["runs/toy"]) == 0
+    assert (tmp_path / "runs" / "toy" / "report.md").read_text().count("ValueError: planted") >= 3
+    monkeypatch.setattr(Store, "walk", lambda *_, **__: {})
+    assert run.main(["temperature=2", "student=toy_1x1", "trainer.threads=1"]) == 0
+    assert not (folder / "error.txt").exists()
 
 
 def test_no_torch_is_loaded(tmp_path):

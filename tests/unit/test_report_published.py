@@ -204,3 +204,14 @@ def test_the_report_is_the_same_from_results_csv_alone(reported, tmp_path):
     for name in ("report.md", "report.tex", "results.csv"):
         assert (folder / name).read_bytes() == (reported / name).read_bytes()
     assert before == (reported / "results.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in EXPERIMENTS.glob("*/report.md")))
+def test_a_committed_report_follows_from_its_results(name, tmp_path):
+    folder = tmp_path / name
+    shutil.copytree(EXPERIMENTS / name, folder)
+    (folder / "report.md").unlink()
+    assert main([str(folder), f"runs={tmp_path / 'none'}"]) == 0
+    assert (folder / "report.md").read_bytes() == (EXPERIMENTS / name / "report.md").read_bytes()
+    if (EXPERIMENTS / name / "results.csv").exists():
+        assert (folder / "results.csv").read_bytes() == (EXPERIMENTS / name / "results.csv").read_bytes()
