@@ -10,7 +10,7 @@ from kdlab import files, runtime
 from kdlab.errors import UserError
 from kdlab.report import html, latex, layout, markdown, results
 from kdlab.report.compile import compile_report
-from kdlab.report.gather import collected, gather
+from kdlab.report.gather import collected, gather, run_folders
 
 HELP = """Makes a report of finished, failed and missing runs.
 
@@ -82,8 +82,7 @@ def _sources(place: Path, runs: Path) -> list[Path]:
     """Where the runs of a folder are: an experiment's in runs/<name>, none where they are gone."""
     is_experiment = any((place / name).exists() for name in (layout.FILE, "published.csv", "README.md"))
     if not is_experiment:
-        has_runs = any(True for _ in place.glob("*/run.json")) or not (place / "results.csv").exists()
-        return [place] if has_runs else []
+        return [place] if run_folders(place) or not (place / "results.csv").exists() else []
     inside = runs / place.resolve().name
     return [inside] if inside.is_dir() else []
 

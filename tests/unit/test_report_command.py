@@ -153,7 +153,8 @@ def test_scores_with_different_signatures_are_never_side_by_side(tmp_path):
     assert rows["KD",]["measured"] == {"T1": "22.0 ± 1.0 (3)", "T2": "other signature"}
     assert "gain over no KD" in rows["KD",] and rows["KD",]["gain over no KD"]["T2"] == ""
     tables = markdown_tables(text)
-    assert [len(tables[title.replace("|", "|")]) for title in (f"BLEU, {BLEU}", f"BLEU, {other}")] == [4, 2]
+    assert [len(tables[f"BLEU, {signature}"]) for signature in (BLEU, other)] == [4, 2]
+    assert tables[f"BLEU, {other}"][0][-1] == "wmt20"  # and no gain over a student alone that was scored otherwise
 
 
 def test_two_arms_in_one_cell_are_told_apart_and_devices_compared(tmp_path):
@@ -204,8 +205,13 @@ def test_the_page_stands_alone_and_shows_only_what_varies(tmp_path):
     report(tmp_path)
     page = (tmp_path / "study" / "report.html").read_text()
     assert "BLEU on wmt20 against temperature" in page and "speed and size" in page and "against mix" not in page
+    for share in (0.05, 0.25, 1.0):
+        runs.add("study", share=share, values=("gold_share",), scores={"wmt20": 9.0}, alone={"wmt20": 8.0 + share})
+    report(tmp_path)
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert "BLEU on wmt20 against gold_share" in page
     drawings = re.findall(r"<svg.*?</svg>", page, re.S)
-    assert len(drawings) == 3
+    assert len(drawings) == 4  # temperature, gold_share, speed and size, training
     for drawing in drawings:
         tree = ElementTree.fromstring(drawing)
         _, _, width, height = map(float, tree.attrib["viewBox"].split())
