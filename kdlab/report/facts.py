@@ -15,21 +15,14 @@ from typing import Any
 
 # Settings with a column of their own in results.csv; all others that were set stand in its column `settings`.
 DIALS = ("student", "teacher", "recipe", "objective", "init", "data", "temperature", "mix", "max_steps")
-OF_TEACHER = {"teacher", "data", "vocab_size", "trainer", "decode", "evaluate"}
+OF_TEACHER = {"teacher", "data", "vocab_size", "trainer", "decode"}
 NOT_OF_BASELINE = {
-    *(
-        "objective",
-        "recipe",
-        "teacher",
-        "teacher_cache",
-        "label_decode",
-        "mix_by",
-        "min_labelled",
-        "temperature",
-        "mix",
-    ),
+    *("objective", "recipe", "teacher", "teacher_cache", "temperature", "mix", "mix_by"),
+    *("label_decode", "labels", "label_tag", "pseudo_share"),
     *("weight_nll", "weight_pseudo", "weight_kd", "weight_cos"),
 }
+# What makes no other arm: what else is trained, measured or kept, and where.
+SILENT = {"baseline", "evaluate", "min_labelled", "experiment", "cluster", "logger", "paths", "strategy"}
 DATA = "KDLAB_DATA"
 
 
@@ -63,18 +56,20 @@ def dials(who: str, record: dict[str, Any]) -> dict[str, str]:
 
 
 def settings(who: str, record: dict[str, Any], named: Iterable[str] = ()) -> dict[str, str]:
-    """Other values that the user set, and those that the experiment's tables name, by key.
+    """Other values and choices that the user made, and values that the experiment's tables name, by key.
 
     Of those that tables name, what the model does not answer to is there and blank.
     """
     found: dict[str, str] = {}
-    named = set(named)
-    for name in sorted({*record.get("values", ()), *named} - {*DIALS, "seed", "model", "test"}):
-        first = name.partition(".")[0]
+    named, choices = set(named), record.get("choices", {})
+    written = {override.partition("=")[0].lstrip("+") for override in record.get("overrides", ())}
+    chosen = {name for name in {*record.get("values", ()), *(written & set(choices))} if _first(name) not in SILENT}
+    for name in sorted((chosen | named) - {*DIALS, "seed", "model", "test"}):
+        first = _first(name)
         if (who == "teacher" and first not in OF_TEACHER) or (who == "baseline" and first in NOT_OF_BASELINE):
             found |= {name: ""} if name in named else {}
             continue
-        value = _select(record["config"], name)
+        value = choices[name] if name in choices else _select(record["config"], name)
         if not isinstance(value, dict) and value is not _ABSENT:
             found[name] = text(value)
     return found
@@ -108,6 +103,10 @@ def _portable(value: str) -> str:
     if root and "/" in value and (place := Path(value).resolve()).is_relative_to(Path(root).resolve()):
         return f"${DATA}/{place.relative_to(Path(root).resolve())}"
     return f"<{Path(value).name}>" if value.startswith("/") else value
+
+
+def _first(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _recipe(config: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from kdlab.errors import UserError
 from kdlab.evaluation.sacrebleu import score
 from kdlab.report import results
 from kdlab.report.__main__ import main
-from kdlab.report.facts import command
+from kdlab.report.facts import command, settings
 from kdlab.report.results import Result
 from kdlab.report.significance import Significance
 from tests.report_runs import BLEU, CHRF, Runs
@@ -225,6 +225,24 @@ def test_latex_has_every_cell_and_no_bare_special_letter(tmp_path):
     text = (tmp_path / "study" / "report.tex").read_text()
     assert r"22.0 $\pm$ 1.0 (3)" in text and text.count(r"\begin{longtable}") == text.count(r"\end{longtable}") == 4
     assert not re.search(r"(?<!\\)[_#]|±", text.partition("\n")[2])
+
+
+def test_what_was_chosen_makes_an_arm_and_what_makes_no_difference_does_not():
+    config = {"gold_share": 0.05, "baseline": False, "optim": {"lr": 0.5}, "objective": {"terms": {}}}
+    choices = {
+        "label_decode": "greedy",
+        "labels": "first",
+        "cluster": "one_gpu",
+        "student": "toy_1x1",
+        "decode": "beam5",
+    }
+    overrides = ["label_decode=greedy", "cluster=one_gpu", "student=toy_1x1", "+experiment=x", "optim.lr=0.5"]
+    record = {"config": config, "choices": choices | {"experiment": "x"}, "overrides": overrides}
+    record["values"] = ["optim.lr", "baseline"]
+    named = ["gold_share", "pseudo_share"]
+    assert settings("student", record, named) == {"label_decode": "greedy", "optim.lr": "0.5", "gold_share": "0.05"}
+    assert settings("baseline", record, named) == {"optim.lr": "0.5", "gold_share": "0.05", "pseudo_share": ""}
+    assert settings("teacher", record, named) == {"gold_share": "", "pseudo_share": ""}
 
 
 def test_the_command_forgets_the_machine(tmp_path, monkeypatch):
