@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,63 @@ def test_models_of_hugging_face_and_of_kdlab_are_told_apart(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(json.dumps({"architecture": {}}), encoding="utf-8")
     (problem,) = problems(*marian)
     assert "model_type None" in problem and problem.endswith("choose teacher=folder for a kdlab model")
+
+
+@pytest.fixture
+def seq2seq(tmp_path: Path) -> Path:
+    """What can be seen of a Hugging Face model before anything is opened."""
+    for name, text in (("config.json", '{"model_type": "t5"}'), ("model.safetensors", ""), ("spiece.model", "")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+SEQ_KD = ["recipe=seq_kd", "objective=seq_kd", "mix=0", "teacher=huggingface"]
+HUB = ["teacher.path=facebook/nllb-200-distilled-600M", f"teacher.revision={'0' * 40}"]
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        (["teacher.src_code=deu_Latn"], ["teacher.tgt_code=null, but a model of many languages is told both"]),
+        (["teacher.revision=main"], ["it needs teacher.revision=<commit>, got main"]),
+        (
+            ["recipe=hybrid", "objective=hybrid", "mix=0.3"],
+            ["kd term \\(kd\\).*teacher=marian data.tokenizer.path=teacher$"],
+        ),
+        (["init=layer_skip", "student=toy_2x2"], ["those of teacher=huggingface are not ours; choose init=random"]),
+        (["data.tokenizer.path=teacher"], ["no vocabulary of ours; leave it out"]),
+        (["teacher_cache=hidden"], ["teacher_cache=hidden has no effect"]),
+        (["label_decode.engine=ctranslate2"], ["only models of ours are exported"]),
+        (["label_decode.precision=int8", "decode.precision=int8"], ["^decode.*=bf16$", "^label_decode.*=bf16$"]),
+        (["teacher=marian", "+teacher.prefix=x"], ["prefix=x has no effect: only teacher=huggingface reads it"]),
+    ],
+)
+def test_a_hugging_face_teacher_makes_labels_alone(settings: list[str], expected: list[str]) -> None:
+    found = problems(*SEQ_KD, *HUB, *settings)
+    assert len(found) == len(expected)
+    assert all(re.search(text, problem) for text, problem in zip(expected, found, strict=True)), found
+
+
+def test_a_hugging_face_folder_is_looked_at_before_any_work(seq2seq: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = [*SEQ_KD, f"teacher.path={seq2seq}"]
+    compose.compose(here)
+    compose.compose([*SEQ_KD, *HUB, "teacher.src_code=deu_Latn", "teacher.tgt_code=eng_Latn"])
+    (problem,) = problems(*here, "teacher=folder")
+    assert problem.endswith("choose teacher=huggingface, which makes labels")
+    (problem,) = problems(*here, "label_decode.ensemble=[x]")[:1]
+    assert "the mean with teacher=huggingface is of other tokens" in problem
+    for name, message in (
+        ("spiece.model", "has no file of a tokenizer"),
+        ("model.safetensors", "no weights in safetensors.*run code.*save_pretrained"),
+        ("config.json", "no config.json with a model_type"),
+    ):
+        (seq2seq / name).rename(seq2seq / "pytorch_model.bin")
+        (problem,) = problems(*here)
+        assert re.search(message, problem)
+        (seq2seq / "pytorch_model.bin").rename(seq2seq / name)
+    known = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "transformers" else known(name, *a)
+    )
+    (problem,) = problems(*here)
+    assert "pip install 'kdlab[hf]'" in problem
