@@ -139,10 +139,11 @@ class PseudoLabels:
         return self._text.take(self._label[index])
 
 
-def stream_labels(folder: Path | str) -> Iterator[dict[str, list[Any]]]:
-    """The labels of a folder in the order of the file, some thousands at a time: a list for each column."""
+def stream_labels(folder: Path | str, rows: Rows) -> Iterator[tuple[NDArray[np.int64], dict[str, list[Any]]]]:
+    """The labels of a folder in the order of the file, some thousands at a time: their positions in the corpus, and a
+    list for each column. Nothing is checked: it is for who has written them."""
     for batch in stream_batches(Path(folder) / FILE):
-        yield batch.to_pydict()
+        yield np.searchsorted(rows.row_id, batch.column("row_id").to_numpy()), batch.to_pydict()
 
 
 def _refuse(path: Path, row_id: NDArray[np.int64], wrong: NDArray[np.bool_], what: str) -> None:

@@ -12,7 +12,6 @@ hypothesis takes the place of what it drops.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,6 @@ DEFAULTS = {
     "drop_copies": False,
     "min_score": None,
 }
-REPORT = "report.json"
 
 
 def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +53,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     report: dict[str, Any] = {"rows": len(corpus.train), **files.read_json(scratch / "chosen.json")}
     drop, reverse = None, None
     if "reverse" in inputs:
-        drop, reverse = _judge(scratch, inputs, settings["drop_share"], corpus, local)
+        drop, reverse = _judge(scratch, inputs, settings["drop_share"], corpus, local, sum(report["ranks"]))
     figures, examples = _write(out, scratch, corpus, drop)
     rules, labelled = report["rules"], figures["labelled_rows"]
     without = sum(counts["rows"] for counts in rules.values())
@@ -66,7 +64,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     _refuse_few(report["rows"], labelled, rules, local["min_labelled"])
     report |= {**figures, "reverse": reverse}
     whole = {**report, "decoding": _decoding(inputs["hypotheses"]), "examples": examples}
-    files.write_json(out / REPORT, whole)
+    files.write_json(out / "report.json", whole)
     files.write_text(out / "report.md", markdown(whole))
     runtime.say(
         f"pseudo_label: {figures['labels']:,} labels for {labelled:,} of {report['rows']:,} rows; without one: "
@@ -112,17 +110,23 @@ def _choose(scratch: Path, hypotheses: Path, settings: dict[str, Any], corpus: P
 
 
 def _judge(
-    scratch: Path, inputs: dict[str, Path], drop_share: float, corpus: PreparedCorpus, local: dict[str, Any]
+    scratch: Path,
+    inputs: dict[str, Path],
+    drop_share: float,
+    corpus: PreparedCorpus,
+    local: dict[str, Any],
+    total: int,
 ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
     """The second pass: which of the chosen the reverse model finds worst, and its figures."""
     import numpy as np
 
+    from kdlab.data.labels import stream_labels
     from kdlab.decoding.reverse import ReverseModel
 
     runtime.start_torch(local["threads"])
     model, places = ReverseModel.open(inputs["reverse"], device=runtime.device(local["device"])), []
-    with runtime.bar(what="pseudo_label, reverse model", total=None, unit="labels") as shown:
-        for number, (index, labels) in enumerate(_chosen(scratch, corpus)):
+    with runtime.bar(what="pseudo_label, reverse model", total=total, unit="labels") as shown:
+        for number, (index, labels) in enumerate(stream_labels(scratch, corpus.train)):
             places.append(scratch / f"reverse_{number:06d}.npy")
             if not places[-1].is_file():
                 temporary = scratch / "unfinished.npy"
@@ -147,12 +151,12 @@ def _write(
     """The last pass: the labels themselves, how they stand beside gold, and examples."""
     import numpy as np
 
-    from kdlab.data.labels import LabelWriter
+    from kdlab.data.labels import LabelWriter, stream_labels
     from kdlab.evaluation.label_report import Figures, Labelled
 
     rows, found, done = corpus.train, Figures(len(corpus.train)), 0
     with LabelWriter(out) as writer:
-        for index, labels in _chosen(scratch, corpus):
+        for index, labels in stream_labels(scratch, rows):
             if drop is not None:
                 kept = np.flatnonzero(~drop[done : done + len(index)])
                 done += len(index)
@@ -172,16 +176,6 @@ def _write(
                 )
             )
     return found.figures(), found.examples()
-
-
-def _chosen(scratch: Path, corpus: PreparedCorpus) -> Iterator[tuple[NDArray[np.int64], dict[str, list[Any]]]]:
-    """What the first pass has left: positions in the corpus, and the columns of the labels."""
-    import numpy as np
-
-    from kdlab.data.labels import stream_labels
-
-    for labels in stream_labels(scratch):
-        yield np.searchsorted(corpus.train.row_id, np.array(labels["row_id"], np.int64)), labels
 
 
 def _refuse_few(rows: int, labelled: int, rules: dict[str, Any], min_labelled: float) -> None:

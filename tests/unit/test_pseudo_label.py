@@ -269,6 +269,14 @@ def test_one_hypothesis_a_row_has_no_share_and_figures_of_decoding_pass_through(
     assert report["decoding"] == {"tokens_per_s": 12.5}
 
 
+def test_no_label_at_all_is_a_report_too(tmp_path, corpus):
+    summary, found = label(tmp_path, corpus, [[BAD["empty"]]] * 5)
+    assert found == [[]] * 5 and summary["rules"]["empty"]["share_of_rows"] == 1.0 and summary["ranks"] == []
+    figures = ("labels", "labelled_rows", "tokens", "length_ratio", "types", "gold_types", "bleu", "chrf")
+    assert [summary[name] for name in figures] == [0, 0, 0, None, 0, 0, None, None]
+    assert "| empty | 5 | 5 | 100.0000% |" in (tmp_path / "labels/report.md").read_text()
+
+
 def test_of_a_large_corpus_some_rows_are_scored(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(label_report, "SCORED_ROWS", 2)
     summary, _ = label(tmp_path, corpus, NBEST)

@@ -284,10 +284,8 @@ def test_members_of_an_ensemble_are_known_by_content_and_given_to_the_step_that_
 
 
 def test_sampling_reads_no_beam_and_old_settings_keep_their_keys():
-    assert (
-        "beam_size" not in {step.name: step for step in plan("label_decode=sampling")}["pseudo_label"].params["decode"]
-    )
-    usual = {step.name: step for step in plan()}["pseudo_label"].params["decode"]
+    assert "beam_size" not in {step.name: step for step in plan("label_decode=sampling")}["hypotheses"].params["decode"]
+    usual = {step.name: step for step in plan()}["hypotheses"].params["decode"]
     assert set(usual) == {
         *("beam_size", "length_penalty", "max_length_ratio", "max_length_extra"),
         "batch_tokens",
