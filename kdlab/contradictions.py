@@ -257,4 +257,5 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data",), _data),
     (("data", "recipe", "teacher"), label_checks.source_only),
     (("data", "recipe", "student", "objective"), label_checks.tag),
+    (("source_noise", "objective"), label_checks.noise),
 )

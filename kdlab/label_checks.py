@@ -158,6 +158,12 @@ def tag(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         )
 
 
+def noise(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """Problems of source_noise: encoder states that are compared with those of a teacher who reads clean text."""
+    if any(cfg.source_noise.values()):
+        yield from _encoder_terms(cfg, f"source_noise={names.get('source_noise', 'default')}")
+
+
 def _encoder_terms(cfg: DictConfig, what: str) -> Iterator[str]:
     """Terms that compare encoder states, where the student's sources are not the teacher's."""
     for name, term in cfg.objective.terms.items():

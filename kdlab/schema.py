@@ -205,6 +205,15 @@ class Labels:
 
 
 @dataclass
+class SourceNoise:
+    """What happens to the student's sources in training."""
+
+    drop: float = share(one=False)
+    mask: float = share(one=False)
+    swap_distance: int = at_least(0)
+
+
+@dataclass
 class Evaluate:
     """What is scored."""
 
@@ -294,6 +303,7 @@ class Config:
     student: Any = MISSING
     init: Any = MISSING
     data: Data = MISSING
+    source_noise: SourceNoise = MISSING
     objective: Objective = MISSING
     baseline_objective: Objective = MISSING
     optim: Optim = MISSING

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from kdlab.data.mixing import Mixing
+from kdlab.data.noise import SourceNoise
 from kdlab.data.subset import WHOLE, Subset
 from kdlab.errors import UserError
 from kdlab.types import Batch, Targets
@@ -87,6 +88,7 @@ class Epoch:
     lengths: Lengths
     steps: list[np.ndarray]
     labels: Any = None  # of each row the one label of this epoch; None: gold alone
+    number: int = 0
 
 
 def padding_ratio(lengths: Lengths, pieces: Iterable[np.ndarray]) -> float:
@@ -263,6 +265,7 @@ class StepStream:
     mixing: Mixing = GOLD_ALONE
     subset: Subset = WHOLE
     tag_id: int | None = None  # stands before the sources of pseudo-labels
+    noise: SourceNoise | None = None  # on the student's sources
     start: StreamPosition = BEGINNING
     rank: int = 0
     num_ranks: int = 1
@@ -282,7 +285,7 @@ class StepStream:
         steps = self._steps(lengths, number)
         if self.tag_id is not None:  # a matter of memory alone: the rows of a step are the same without a tag
             lengths = replace(lengths, src=lengths.src + pseudo)
-        return Epoch(gold, pseudo, lengths, steps, labels)
+        return Epoch(gold, pseudo, lengths, steps, labels, number)
 
     def targets(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """(takes gold, takes pseudo) for every row in an epoch."""
@@ -321,13 +324,17 @@ class StepStream:
                 labels=epoch.labels,
                 takes_gold=epoch.takes_gold,
                 takes_pseudo=epoch.takes_pseudo,
-                change=None if self.tag_id is None else partial(self._tagged, epoch),
+                change=None if self.tag_id is None and self.noise is None else partial(self._changed, epoch),
             )
             for index in pieces[self.rank :: self.num_ranks]
         ]
 
-    def _tagged(self, epoch: Epoch, src: list[np.ndarray], index: np.ndarray) -> list[np.ndarray]:
-        """The sources of an epoch, those of pseudo-labels behind the tag."""
+    def _changed(self, epoch: Epoch, src: list[np.ndarray], index: np.ndarray) -> list[np.ndarray]:
+        """The sources as the student sees them in an epoch: noise on all, the tag before those of pseudo-labels."""
+        if self.noise is not None:
+            src = self.noise(src, np.asarray(self.rows.row_id)[index], epoch.number, self.seed)
+        if self.tag_id is None:
+            return src
         pseudo = epoch.takes_pseudo[index]
         if (pseudo & epoch.takes_gold[index]).any():
             raise ValueError("a source that is encoded once for gold and pseudo-label can have no tag")

@@ -67,12 +67,12 @@ def uniform(row_id: np.ndarray, epoch: int, seed: int) -> np.ndarray:
     Source: Steele, Lea, Flood 2014 (the finaliser); the upper 53 bits make a double.
     """
     stream = np.array([seed & MASK], dtype=np.uint64)
-    stream = _scrambled(_scrambled(stream) ^ np.array([epoch & MASK], dtype=np.uint64))
-    bits = _scrambled(_scrambled(np.asarray(row_id).astype(np.uint64)) ^ stream)
+    stream = scrambled(scrambled(stream) ^ np.array([epoch & MASK], dtype=np.uint64))
+    bits = scrambled(scrambled(np.asarray(row_id).astype(np.uint64)) ^ stream)
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _scrambled(bits: np.ndarray) -> np.ndarray:
+def scrambled(bits: np.ndarray) -> np.ndarray:
     """SplitMix64 of an array (array arithmetic wraps silently, as it must)."""
     bits = bits + np.array([GOLDEN], dtype=np.uint64)
     bits = (bits ^ (bits >> np.uint64(30))) * np.array([0xBF58476D1CE4E5B9], dtype=np.uint64)

@@ -122,6 +122,7 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
             "seed": settings["seed"],
             **({"mix": settings["mix"], "mix_by": settings["mix_by"]} if labels else {}),
             **({"label_tag": settings["label_tag"]} if labels and settings["label_tag"] else {}),
+            **({"source_noise": settings["source_noise"]} if any(settings["source_noise"].values()) else {}),
             **({**shares, "subset_seed": settings["subset_seed"]} if shares else {}),
             **({"teacher_precision": teacher_precision} if own_precision else {}),
             **({"teacher_cache": settings["teacher_cache"]["kind"]} if cached else {}),

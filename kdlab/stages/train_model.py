@@ -46,7 +46,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
             the objective uses pseudo-labels; cache if the teacher was asked before.
         params: model, init, objective, optim, trainer, max_steps, seed; mix and mix_by with labels; teacher_precision
             where it is not the student's; teacher_cache (its kind) with a cache; gold_share, pseudo_share, subset_seed
-            where not all targets are used; label_tag where there is one.
+            where not all targets are used; label_tag and source_noise where there is one.
         local: device, threads, microbatch_tokens, chunk_size, checkpoint_every, log_every, strategy, loggers, name.
     """
     import torch
@@ -55,6 +55,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
     from kdlab.data.batching import GOLD_ALONE, StepStream
     from kdlab.data.labels import PseudoLabels
     from kdlab.data.mixing import Mixing
+    from kdlab.data.noise import SourceNoise
     from kdlab.data.prepared import PreparedCorpus
     from kdlab.data.subset import Subset
     from kdlab.models.folder import read_config
@@ -105,6 +106,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
         seed=params["seed"],
         tokens_per_step=trainer["tokens_per_step"],
         microbatch_tokens=local["microbatch_tokens"],
+        noise=SourceNoise(**params["source_noise"]) if "source_noise" in params else None,
         tag_id=tokenizer.src_symbol_id(params["label_tag"]) if "label_tag" in params else None,
         src_pad_id=tokenizer.src_pad_id,
         tgt_pad_id=tokenizer.tgt_pad_id,

@@ -69,7 +69,7 @@ def test_wide_distributions_keep_their_probabilities_and_forbidden_tokens_stay_a
 def test_noise_is_the_stream_of_splitmix_that_mixing_uses_too():
     bits = np.array([0, 1, 2**63 + 5, 2**64 - 1], dtype=np.uint64)
     ours = drawing._scrambled(torch.from_numpy(bits.astype(np.int64)))
-    assert ours.numpy().astype(np.uint64).tolist() == mixing._scrambled(bits).tolist()
+    assert ours.numpy().astype(np.uint64).tolist() == mixing.scrambled(bits).tolist()
     noise = drawing._gumbel(torch.tensor([5, 6]), torch.arange(50_000).expand(2, -1)).double()
     assert noise.isfinite().all() and noise.mean() == pytest.approx(0.5772, abs=0.02)
     assert noise.var() == pytest.approx(math.pi**2 / 6, rel=0.02)
