@@ -29,7 +29,7 @@ def names(results: Sequence[Result]) -> dict[Arm, dict[str, str]]:
     settings = list(dict.fromkeys(name for result in results for name in result.more()))
     facts = {arm: {name: some[0].fact(name) or "" for name in (*DIALS, *settings)} for arm, some in grouped.items()}
     vary = [name for name in (*DIALS, *settings) if len({fact[name] for fact in facts.values()} - {""}) > 1]
-    unset = [name for name in settings if name not in vary and len({fact[name] for fact in facts.values()}) > 1]
+    unset = [name for name in settings if name not in vary and _set_in_some(name, grouped, facts)]
     found = {}
     for arm, some in grouped.items():
         known = "recipe" in vary or some[0].recipe in ("", facts[arm]["objective"])
@@ -127,6 +127,12 @@ def failures(results: Iterable[Result]) -> list[str]:
             found[one.key] = f"{one.state}: {one.command}" + (f" ({one.error})" if one.error else "")
     lines = [f"Not done, {line}" for line in found.values()]
     return lines if len(lines) <= MOST else [*lines[:MOST], f"Not done: {len(lines) - MOST} more."]
+
+
+def _set_in_some(name: str, grouped: dict[Arm, list[Result]], facts: dict[Arm, dict[str, str]]) -> bool:
+    """Whether a setting tells two arms of one kind of model apart by being there."""
+    kinds = {(some[0].model, facts[arm][name]) for arm, some in grouped.items()}
+    return len(kinds) > len({model for model, _ in kinds})
 
 
 def _speed(done: Sequence[Result]) -> str:
