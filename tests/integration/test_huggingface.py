@@ -21,6 +21,7 @@ from kdlab.decoding.beam import BeamConfig
 from kdlab.decoding.engine import Engine, Sources
 from kdlab.decoding.engines import open_engine
 from kdlab.decoding.huggingface import HuggingFaceEngine
+from kdlab.decoding.huggingface_folder import prompt_ids
 from kdlab.decoding.translator import Translator
 from kdlab.errors import UserError
 from kdlab.stages import convert_model, fetch_huggingface
@@ -33,6 +34,9 @@ with warnings.catch_warnings():
         M2M100Tokenizer,
         MarianConfig,
         MarianMTModel,
+        MBart50Tokenizer,
+        MBartTokenizer,
+        NllbTokenizer,
         T5Config,
         T5ForConditionalGeneration,
     )
@@ -226,6 +230,34 @@ def test_samples_of_a_marian_model_are_those_of_ours(given, stored, tmp_path):
         (alone,) = decoded(opened, [LINES[3]], first=103)
         assert [x.text for x in alone] == [x.text for x in theirs[3]]
         assert [x.text for x in decoded(opened, [LINES[3]], first=3)[0]] != [x.text for x in alone]
+
+
+def test_sources_and_targets_begin_with_what_the_model_wants(stored):
+    """Languages, prefix, start token; a special token in a line is text."""
+    opened = engine(stored["m2m100"])
+    german, english = (opened.tokenizer.lang_code_to_id[code] for code in ("de", "en"))
+    (ids,) = opened.encode(["Der Hund </s> schläft"])
+    assert ids[0] == german and ids.index(2) == len(ids) - 1 and opened.prompt == [2, english]
+    opened = engine(stored["t5"])
+    assert opened.encode([LINES[0]]) == opened.tokenizer(["de: " + LINES[0]])["input_ids"] and opened.prompt == [0]
+    opened = engine(stored["marian"])
+    assert opened.prompt == [opened.tokenizer.pad_token_id] and opened.encode([">>fra<< x"])[0][0] > 250
+
+
+def test_languages_are_found_where_each_tokenizer_keeps_them():
+    """NLLB's are special tokens behind a start token; mBART begins with the language, the later one has both."""
+    card = {"src_code": "deu_Latn", "tgt_code": "eng_Latn"}
+    nllb = NllbTokenizer()
+    assert prompt_ids(nllb, card, 2, None) == [2, nllb.convert_tokens_to_ids("eng_Latn")]
+    assert nllb.convert_ids_to_tokens(nllb("x")["input_ids"])[0] == "deu_Latn"
+    for wrong, message in (("<mask>", "write one of ace_Arab, ace_Latn"), ("eng_Lat", "did you mean 'eng_Latn'")):
+        with pytest.raises(UserError, match=message):
+            prompt_ids(nllb, {**card, "tgt_code": wrong}, 2, None)
+    card = {"src_code": "de_DE", "tgt_code": "ro_RO"}
+    first, later = MBartTokenizer(), MBart50Tokenizer()
+    german, romanian = (first.convert_tokens_to_ids(code) for code in ("de_DE", "ro_RO"))
+    assert prompt_ids(first, card, german, None) == [romanian]
+    assert prompt_ids(later, card, 2, german) == [2, later.convert_tokens_to_ids("ro_RO")]
 
 
 def test_what_the_models_own_settings_force_is_kept(given, stored, tmp_path):
