@@ -123,7 +123,14 @@ def _terms(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 def _until(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     cached = ("cache_teacher",) if cfg.teacher_cache.kind != "none" and any(teacher_checks.kd_terms(cfg)) else ()
     members = label_checks.members(cfg) + label_checks.reverse(cfg)
-    steps = [*cfg.recipe.steps, *members, *cached, *(BASELINE_STEPS if _has_baseline(cfg) else ()), "report"]
+    steps = [
+        *cfg.recipe.steps,
+        *members,
+        *cached,
+        *label_checks.later_rounds(cfg, cached),
+        *(BASELINE_STEPS if _has_baseline(cfg) else ()),
+        "report",
+    ]
     if cfg.until is not None and cfg.until not in steps:
         recipe = names.get("recipe", cfg.recipe._target_)
         nearest = did_you_mean(cfg.until, steps) or f"; choose one of {', '.join(steps)}"
@@ -258,4 +265,5 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data", "recipe", "teacher"), label_checks.source_only),
     (("data", "recipe", "student", "objective"), label_checks.tag),
     (("source_noise", "objective"), label_checks.noise),
+    (("recipe", "objective", "init"), label_checks.rounds),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdlab import targets, teacher_checks
 
+NOISY_STUDENT = "kdlab.recipes.noisy_student.plan"
 PYTORCH = "write label_decode.engine=pytorch"
 
 
@@ -162,6 +163,32 @@ def noise(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     """Problems of source_noise: encoder states that are compared with those of a teacher who reads clean text."""
     if any(cfg.source_noise.values()):
         yield from _encoder_terms(cfg, f"source_noise={names.get('source_noise', 'default')}")
+
+
+def rounds(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    """Problems of several rounds: what fits the first teacher need not fit a student that is the next one."""
+    if cfg.recipe._target_ != NOISY_STUDENT or cfg.rounds == 1:
+        return
+    if targets.signature(str(cfg.init._target_)).takes("teacher"):
+        yield (
+            f"init={names.get('init', cfg.init._target_)} starts each student from its teacher, but with rounds="
+            f"{cfg.rounds} the next teacher is a student of the same shape, which would go on instead of starting; "
+            "choose init=random"
+        )
+    for name, term in cfg.objective.terms.items():
+        if term.weight > 0 and targets.signature(str(term.term._target_)).takes("stack"):
+            yield (
+                f"objective.terms.{name} compares layers of student and teacher, but with rounds={cfg.rounds} the next "
+                f"teacher has other layers than the first; leave it out: objective.terms.{name}.weight=0"
+            )
+
+
+def later_rounds(cfg: DictConfig, cached: Iterable[str]) -> list[str]:
+    """Names of the steps of the second round on."""
+    if cfg.recipe._target_ != NOISY_STUDENT:
+        return []
+    again = ("hypotheses", "pseudo_label", *cached, "student", "evaluate")
+    return [f"{name}_{number}" for number in range(2, cfg.rounds + 1) for name in again]
 
 
 def _encoder_terms(cfg: DictConfig, what: str) -> Iterator[str]:

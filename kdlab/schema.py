@@ -283,6 +283,7 @@ class Config:
     gold_share: float = within("in (0, 1]", lambda value: 0 < value <= 1)
     pseudo_share: float = within("in (0, 1]", lambda value: 0 < value <= 1)
     subset_seed: int = at_least(0)
+    rounds: int = at_least(1)
     label_tag: str | None = within(
         "null or one word that is no other piece, e.g. <pseudo>",
         lambda value: len(value.split()) == 1 == len(value.split("\0")) and value not in ("</s>", "<unk>", "<pad>"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,12 @@ class Step:
     run: Run = field(compare=False)
     local: dict[str, Any] = field(default_factory=dict, compare=False)
     assist: Assist | None = field(default=None, compare=False)
+
+
+def round_of(evaluation: str) -> int | None:
+    """The number of the round that a later evaluation ends: 2 for `evaluate_2`; None for all other steps."""
+    found = re.fullmatch(r"evaluate_(\d+)", evaluation)
+    return int(found[1]) if found else None
 
 
 def canonical_json(value: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlab import files
+from kdlab.artifacts.stage import round_of
 from kdlab.artifacts.store import Store
 from kdlab.errors import UserError
 
@@ -69,7 +70,8 @@ def collect(folders: Iterable[Path | str], store: Path | str | None = None) -> l
     rows: dict[str, Row] = {}
     for folder in map(Path, folders):
         run = _read_run(folder)
-        for evaluation, model in EVALUATIONS.items():
+        later = {name: f"student_{number}" for name in run["steps"] if (number := round_of(name))}
+        for evaluation, model in (EVALUATIONS | later).items():
             key = run["steps"].get(evaluation, {}).get("key")
             if key is None or (key in rows and (rows[key].evaluated or rows[key].error)):
                 continue
@@ -119,6 +121,8 @@ def _title(model: str, config: dict[str, Any]) -> str:
     recipe = str(config["recipe"]["_target_"]).split(".")[-2]
     if model == "teacher":
         return "teacher"
+    if recipe == "noisy_student" and model != "baseline":
+        return f"student, noisy_student, round {model.partition('_')[2] or 1}"
     return "student alone" if model == "baseline" or recipe == "train_only" else f"student, {recipe}"
 
 

@@ -18,7 +18,7 @@ DIALS = ("student", "teacher", "recipe", "objective", "init", "data", "temperatu
 OF_TEACHER = {"teacher", "data", "vocab_size", "trainer", "decode"}
 NOT_OF_BASELINE = {
     *("objective", "recipe", "teacher", "teacher_cache", "temperature", "mix", "mix_by"),
-    *("label_decode", "labels", "label_tag", "pseudo_share"),
+    *("label_decode", "labels", "label_tag", "pseudo_share", "rounds", "round"),
     *("weight_nll", "weight_pseudo", "weight_kd", "weight_cos"),
 }
 # What makes no other arm: what else is trained, measured or kept, and where.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdlab.artifacts.stage import round_of
 from kdlab.artifacts.store import Store
 from kdlab.errors import UserError
 from kdlab.report import facts, results
@@ -53,7 +54,9 @@ def _results(row: Row, named: Sequence[str]) -> list[Result]:
     who, config, steps = facts.role(row.evaluation, row.record), row.record["config"], row.record["steps"]
     if not row.tests and config.get("until") not in (None, "report", row.evaluation):
         return []
-    model_step = {"evaluate_teacher": "teacher", "evaluate_baseline": "baseline"}.get(row.evaluation, "student")
+    number = round_of(row.evaluation)
+    usual = "student" if number is None else f"student_{number}"
+    model_step = {"evaluate_teacher": "teacher", "evaluate_baseline": "baseline"}.get(row.evaluation, usual)
     trained = row.trained if row.trained.get("stage") == "train_model" else {}
     corpus = _manifest(row, "corpus").get("summary", {})
     teacher = _manifest(row, "teacher").get("summary", {})
@@ -65,7 +68,7 @@ def _results(row: Row, named: Sequence[str]) -> list[Result]:
         "model": who,
         **facts.dials(who, row.record),
         "seed": row.seed,
-        "settings": results.join(facts.settings(who, row.record, named)),
+        "settings": results.join(facts.settings(who, row.record, named) | ({"round": str(number)} if number else {})),
         "baseline": alone,
         "parameters": row.parameters,
         "teacher_parameters": teacher.get("parameters"),

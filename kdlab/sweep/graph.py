@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kdlab.artifacts.stage import Step
+from kdlab.artifacts.stage import Step, round_of
 
 # Steps that many points share, upstream first; all are made before the students start, so that none waits for another.
 SHARED = {
@@ -63,7 +63,7 @@ def jobs(points: Sequence[Point], done: Callable[[str, str], bool], label_tasks:
             tasks = [task for task in tasks for _ in range(label_tasks)]
         if tasks:
             found.append(Job(name, tasks, found[-1].name if found else None))
-    students = [task for last in STUDENTS for task in _distinct(points, last)]
+    students = [task for last in _lasts(points) for task in _distinct(points, last)]
     students = [task for task in students if not done(task.stage, task.key)]
     if students:
         found.append(Job("students", students, found[-1].name if found else None))
@@ -72,7 +72,14 @@ def jobs(points: Sequence[Point], done: Callable[[str, str], bool], label_tasks:
 
 def students(points: Sequence[Point]) -> list[Task]:
     """Every student that the grid trains, each once."""
-    return [task for last in STUDENTS for task in _distinct(points, last)]
+    return [task for last in _lasts(points) for task in _distinct(points, last)]
+
+
+def _lasts(points: Sequence[Point]) -> list[str]:
+    """Last steps of tasks: the evaluations of students, those of later rounds too."""
+    names = {step.name for point in points for step in point.steps}
+    later = sorted((number, name) for name in names if (number := round_of(name)))
+    return [*STUDENTS, *(name for _, name in later)]
 
 
 def _distinct(points: Sequence[Point], last: str) -> list[Task]:

@@ -203,3 +203,14 @@ def test_two_processes_on_one_store_do_the_work_once(tmp_path):
     assert [process.returncode for process in both] == [0, 0], said
     assert sum(text.count("parameters; loss =") for text in said) == 1  # one of them trained
     assert (tmp_path / "runs1/toy").exists() and (tmp_path / "runs2/toy").exists()
+
+
+def test_a_noisy_student_labels_for_the_next(home, capsys):
+    record, manifests = make(home, "recipe=noisy_student", "source_noise=default", "baseline=false", "max_steps=3")
+    keys = {name: step["key"] for name, step in record["steps"].items()}
+    assert manifests["hypotheses_2"]["inputs"]["teacher"] == keys["student"]
+    assert manifests["student_2"]["inputs"]["labels"] == keys["pseudo_label_2"] != keys["pseudo_label"]
+    weights = [(folder(home, record, name) / "weights.safetensors").read_bytes() for name in ("student", "student_2")]
+    assert weights[0] != weights[1]
+    table = capsys.readouterr().out
+    assert "| student, noisy_student, round 1 |" in table and "| student, noisy_student, round 2 |" in table

@@ -20,6 +20,7 @@ ALONE = ["recipe=train_only", "objective=nll"]
 COMPANIONS = {
     "recipe=train_only": ["objective=nll"],
     "recipe=word_kd": ["objective=word_kd"],
+    "recipe=noisy_student": ["objective=seq_kd", "mix=0"],
     "recipe=seq_kd": ["objective=seq_kd", "mix=0"],
     "objective=nll": ["recipe=train_only"],
     **{
