@@ -100,6 +100,13 @@ def _loader(config_dir: Path | None) -> ConfigLoaderImpl:
     return ConfigLoaderImpl(search_path)
 
 
+@lru_cache(maxsize=64)
+def _load(loader: ConfigLoaderImpl, config_name: str, lines: tuple[str, ...]) -> DictConfig:
+    """What Hydra composes of choices; the points of a grid share most of theirs."""
+    with schema.untyped():
+        return loader.load_configuration(config_name, list(lines), run_mode=RunMode.RUN)
+
+
 @lru_cache(maxsize=1)
 def _defaults() -> DictConfig:
     """The root dials as conf/config.yaml sets them."""
@@ -226,8 +233,7 @@ class _Composition:
 
     def _load(self, groups: Iterable[Override]) -> DictConfig:
         lines = [str(o.input_line) for o in [*groups, *self.settings]]
-        with schema.untyped():
-            return self.loader.load_configuration(self.config_name, lines, run_mode=RunMode.RUN)
+        return _load(self.loader, self.config_name, tuple(lines)).copy()
 
     def _choices(self, groups: list[Override]) -> dict[str, str]:
         return {str(k): str(v) for k, v in self._load(groups).hydra.runtime.choices.items()}

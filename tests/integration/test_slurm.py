@@ -97,9 +97,9 @@ def test_usr1_requeues_and_the_weights_are_those_of_an_uninterrupted_run(environ
 
 def test_the_cluster_takes_every_script_and_two_gpus(environment, tmp_path):
     asked = ["cluster.cpus=1", "cluster.mem_gb=1", "cluster.gpus=2", "dry_run=true"]
-    shown = kdlab(environment, tmp_path, "kdlab.sweep", "submit", "sweep=interpolation_wmt20", *asked)
+    shown = kdlab(environment, tmp_path, "kdlab.sweep", "submit", "sweep=seq_interpolation_wmt20", *asked)
     assert "8 students, 1 teachers: 9 runs" in shown
-    scripts = sorted((tmp_path / "runs/.sweeps/interpolation_wmt20").glob("*.sbatch"))
+    scripts = sorted((tmp_path / "runs/.sweeps/seq_interpolation_wmt20").glob("*.sbatch"))
     assert len(scripts) >= 4
     for script in scripts:
         call(environment, "sbatch", "--test-only", str(script))
