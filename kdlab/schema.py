@@ -230,6 +230,7 @@ class Trainer:
     tokens_per_step: int = at_least(1)
     microbatch_tokens: int = at_least(1)
     chunk_size: int = at_least(1)
+    recompute_layers: bool = MISSING
     val_every: int = at_least(1)
     checkpoint_every: int = at_least(1)
     log_every: int = at_least(1)

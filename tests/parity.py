@@ -114,6 +114,10 @@ class Rows(SimpleNamespace):
     def __len__(self) -> int:
         return len(self.row_id)
 
+    def drawn(self, epoch: int, seed: int) -> Rows:
+        """As labels, of which there is one a row."""
+        return self
+
 
 def model(seed: int, width: int = 16, dropout: float = 0.0) -> Transformer:
     made = Transformer(TransformerConfig(V, V, 1, 1, width, 2 * width, 2, dropout=dropout, softmax_bias=True))
@@ -132,17 +136,21 @@ class Told:
     def distance(self, other: Told) -> dict[str, float]:
         """The greatest differences."""
         logs = [(ours, theirs, name) for ours, theirs in zip(self.log, other.log, strict=True) for name in theirs]
+        return {
+            "grad_norm": max(abs(ours[name] - theirs[name]) for ours, theirs, name in logs if name == "grad_norm"),
+            "terms": max(abs(ours[name] - theirs[name]) for ours, theirs, name in logs if name != "grad_norm"),
+            "logits": float((self.logits - other.logits).abs().max()),
+            "weights": self.near(other),
+        }
+
+    def near(self, other: Told) -> float:
+        """The greatest difference of weights."""
         near = {name: (self.weights[name] - value).abs() for name, value in other.weights.items()}
         for name in near:
             for fused, (number, key) in KEYS.items():
                 if name.endswith(fused):
                     near[name] = torch.cat([part for i, part in enumerate(near[name].chunk(number)) if i != key])
-        return {
-            "grad_norm": max(abs(ours[name] - theirs[name]) for ours, theirs, name in logs if name == "grad_norm"),
-            "terms": max(abs(ours[name] - theirs[name]) for ours, theirs, name in logs if name != "grad_norm"),
-            "logits": float((self.logits - other.logits).abs().max()),
-            "weights": max(float(value.max()) for value in near.values()),
-        }
+        return max(float(value.max()) for value in near.values())
 
 
 class Recorder(Callback):
@@ -332,17 +340,30 @@ def show(found: dict[str, Any]) -> None:
         print(f"\n{title}")
         for name, value in found[title].items():
             print(f"{name:69} {value:9.1e}")
+    print("\nstopped and gone on:", found["stopped and gone on"])
+    print("from single through all and back:", {k: v for k, v in found["chain"].items() if k != "saved"})
 
 
 if __name__ == "__main__":
     if "RANK" not in os.environ:
         show(table())
         sys.exit()
+    from tests import continuing  # which takes its models from here
+
     torch.set_num_threads(1)
+    chain = continuing.Chain()
+    uninterrupted = continuing.before(chain)
     result = measure()
+    for link in continuing.LINKS:
+        chain.add(link, STRATEGIES[link])
+    result["stopped and gone on"] = {
+        title: continuing.exactness(STRATEGIES[title]) for title in ("zero1", "zero3, teacher sharded")
+    }
+    dist.destroy_process_group()
+    if int(os.environ["RANK"]) == 0:
+        result["chain"] = continuing.after(chain, uninterrupted)
     if int(os.environ["RANK"]) == 0:
         Path(sys.argv[1] + ".tmp").write_text(json.dumps(result))
         os.replace(sys.argv[1] + ".tmp", sys.argv[1])
-    dist.barrier()
     sys.stderr.flush()
     os._exit(0)  # gloo's threads may abort an interpreter that ends in the usual way

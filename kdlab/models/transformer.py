@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from kdlab.errors import UserError, did_you_mean
 from kdlab.models.attention import CrossAttention, DecoderState, SelfAttention
@@ -212,6 +213,8 @@ class Transformer(nn.Module):
         self.positions: Tensor
         self.register_buffer("positions", None, persistent=False)
         self.reset_positions()
+        # Keep a layer's inputs alone and compute it again in the backward pass: less memory, a third more work.
+        self.recompute_layers = False
         # Stands in for the head's product where a model is decoded in int8 (decoding/translate.py).
         self.projection: nn.Module | None = None
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
@@ -267,6 +270,11 @@ class Transformer(nn.Module):
                 "most this model was built for; split or drop such lines, or build the model with more positions"
             )
 
+    def _through(self, layer: nn.Module, *inputs: Any) -> Tensor:
+        if self.recompute_layers and torch.is_grad_enabled():
+            return cast(Tensor, checkpoint(layer, *inputs, use_reentrant=False))
+        return cast(Tensor, layer(*inputs))
+
     def encode(
         self, src_BS: Int[Tensor, "B S"], src_mask_BS: Bool[Tensor, "B S"], packing: Packing
     ) -> tuple[Float[Tensor, "M D"], tuple[Float[Tensor, "M D"], ...]]:
@@ -274,7 +282,7 @@ class Transformer(nn.Module):
         x, visible = self._embed_packed(self.src_embedding, src_BS, packing), src_mask_BS[:, None, None, :]
         layers = []
         for layer in self.encoder:
-            x = layer(x, packing, visible)
+            x = self._through(layer, x, packing, visible)
             layers.append(x)
         return (self.encoder_norm(x) if self.config.norm == "pre" else x), tuple(layers)
 
@@ -304,7 +312,7 @@ class Transformer(nn.Module):
         tgt_packing = Packing((R, T), None, None) if tgt_mask_RT is None else Packing.of(tgt_mask_RT)
         x, decoder_layers = self._embed_packed(self._tgt_table(), tgt_in_RT, tgt_packing), []
         for layer in self._decoder_layers():
-            x = layer(x, tgt_packing, causal, memory_MD, packing, source_R, visible)
+            x = self._through(layer, x, tgt_packing, causal, memory_MD, packing, source_R, visible)
             decoder_layers.append(x)
         if self.config.norm == "pre":
             x = self.decoder_norm(x)

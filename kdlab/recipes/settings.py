@@ -11,7 +11,9 @@ from kdlab import files, targets
 from kdlab.errors import UserError
 
 TRAINER_HASHED = ("precision", "tokens_per_step", "val_every", "select", "average", "patience")
-TRAINER_LOCAL = ("device", "threads", "microbatch_tokens", "chunk_size", "checkpoint_every", "log_every")
+TRAINER_LOCAL = (
+    *("device", "threads", "microbatch_tokens", "chunk_size", "recompute_layers", "checkpoint_every", "log_every"),
+)
 OBJECTIVE = "kdlab.objectives.objective.Objective"
 TERM = "kdlab.objectives.objective.WeightedTerm"
 
@@ -65,8 +67,10 @@ def active(objective: dict[str, Any]) -> dict[str, Any]:
 
 
 def hashed_trainer(settings: Settings) -> dict[str, Any]:
-    """What of the trainer changes results."""
-    return {name: settings["trainer"][name] for name in TRAINER_HASHED}
+    """What of the trainer changes results; a strategy only does where its layers compute in another type."""
+    gather = settings["strategy"].get("gather", "fp32")
+    own = {} if gather == "fp32" else {"gather": gather}
+    return {**{name: settings["trainer"][name] for name in TRAINER_HASHED}, **own}
 
 
 def training_local(settings: Settings, name: str) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
         params: model, init, objective, optim, trainer, max_steps, seed; mix and mix_by with labels; teacher_precision
             where it is not the student's; teacher_cache (its kind) with a cache; gold_share, pseudo_share, subset_seed
             where not all targets are used; label_tag and source_noise where there is one.
-        local: device, threads, microbatch_tokens, chunk_size, checkpoint_every, log_every, strategy, loggers, name.
+        local: device, threads, microbatch_tokens, chunk_size, recompute_layers, checkpoint_every,
+            log_every, strategy, loggers, name.
     """
     import torch
     from hydra.utils import instantiate
@@ -75,6 +76,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
     trainer, corpus = params["trainer"], PreparedCorpus.open(inputs["corpus"])
     tokenizer = corpus.tokenizer
     student = Transformer(instantiate(_sized(params["model"], corpus)))
+    student.recompute_layers = local["recompute_layers"]
     _fits_vocabulary(student, corpus)
     report = _start(student, params, inputs, corpus)
     if report and is_first:

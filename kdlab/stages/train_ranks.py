@@ -47,9 +47,10 @@ def _blame(folder: Path, failed: dict[int, int]) -> None:
         if not killed:
             raise RuntimeError(f"rank {error['rank']} of the training failed\n{error['text']}")
     rank, number = next(iter(killed.items()), (min(failed), 0))
+    who = "torchrun, which watches the ranks of the training," if rank < 0 else f"rank {rank} of the training"
     how = f"was killed by {signal.Signals(number).name}" if number else f"ended with exit code {failed[rank]}"
     raise UserError(
-        f"rank {rank} of the training {how} (where nobody did it, memory ran out), and no rank can go on alone, so all "
+        f"{who} {how} (where nobody did it, memory ran out), and no rank can go on alone, so all "
         "were stopped and the last checkpoint is kept; run the same command, which continues"
     )
 

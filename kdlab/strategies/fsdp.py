@@ -20,7 +20,7 @@ from kdlab.strategies import ranks
 from kdlab.strategies.ranks import BACKENDS
 from kdlab.types import Placement
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+OWN = MixedPrecisionPolicy()  # none: everything in the type that it has
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class FullySharded:
         teacher: replicated, sharded or offloaded.
         replicas: groups that each hold all parts between them; gradients are summed within a group, then across.
         cpu_offload: parts and optimizer state live in the CPU's memory, and Adam runs there.
-        gather: type in which the weights of layers travel and compute; bf16 halves the traffic. Weights stay fp32.
+        gather: type in which the weights of layers travel and compute; bf16 halves that traffic and rounds more than
+            autocast does (norms and sums inside a layer too), so it is hashed. Weights and gradients' sums stay fp32.
 
     Source: Rajbhandari et al. 2020 (ZeRO); Zhao et al. 2023 (FSDP).
     """
@@ -69,8 +70,9 @@ class FullySharded:
             return
         offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if self.cpu_offload else OffloadPolicy()
         rest: dict[str, Any] = {"mesh": self._mesh(device), "offload_policy": offload, "reshard_after_forward": False}
-        # A residual stream keeps its type, as under autocast.
-        policy = MixedPrecisionPolicy(DTYPES[self.gather], torch.float32, cast_forward_inputs=False)
+        policy = OWN
+        if self.gather == "bf16":
+            policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, output_dtype=torch.float32)
         layers = {**rest, "reshard_after_forward": self.reshard_after_forward, "mp_policy": policy}
         for layer in [*student.encoder, *student.decoder]:
             fully_shard(layer, **layers)
@@ -99,6 +101,7 @@ class FullySharded:
         gathered = {name: ranks.full(value.detach()) for name, value in student.named_parameters()}
         plain.load_state_dict(gathered, assign=True)
         plain.reset_positions()
+        plain.recompute_layers = student.recompute_layers
         return plain
 
     def _mesh(self, device: torch.device) -> DeviceMesh:

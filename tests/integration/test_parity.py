@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.continuing import LINKS
 from tests.parity import OBJECTIVES, STRATEGIES, VARIANTS_RUN, table
 
 BOUNDS = {
@@ -35,3 +36,23 @@ def test_a_planted_defect_shows(found):
     assert len(found["planted"]) == 6
     for title, distance in found["planted"].items():
         assert distance > 1e-3, title
+
+
+def test_a_run_that_stops_in_the_middle_of_an_epoch_goes_on_exactly(found):
+    """Dropout on; log, weights and validations of the rest, bit for bit."""
+    assert set(found["stopped and gone on"]) == {"zero1", "zero3, teacher sharded"}
+    for title, same in found["stopped and gone on"].items():
+        assert all(same.values()), (title, same)
+
+
+def test_a_run_goes_through_every_strategy_and_back_to_one_process(found):
+    chain = found["chain"]
+    assert chain["same steps"]
+    assert max(chain["numbers"], chain["weights"], chain["validations"]) < 2e-6
+    assert set(chain["saved"]) == {"single", *LINKS, "single again"}
+    alone = chain["saved"]["single"]
+    assert all(name.startswith(("student.", "projections.")) for name in alone["weights"])
+    for title, saved in chain["saved"].items():
+        assert (saved["weights"], saved["moments"]) == (alone["weights"], alone["moments"]), title
+        names_and_places = 400 * 4 * len(alone["weights"])  # of a tensor in a file
+        assert saved["bytes"] <= 1.1 * saved["bytes of student and optimizer"] + names_and_places, title
