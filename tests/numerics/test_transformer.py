@@ -229,3 +229,20 @@ def test_t28_a_block_of_padding_alone_keeps_the_graph():
     assert hidden.shape == (0, model.config.d_model)
     hidden.sum().backward()
     assert model.encoder[0].feed_forward.fc1.weight.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_layers_that_are_computed_again_give_the_same_gradient(shape):
+    """Dropout on: it drops the same positions both times."""
+    gradients = []
+    for recompute_layers in (False, True):
+        model = build(**shape, dropout=0.3).train()
+        model.recompute_layers = recompute_layers
+        calls = []
+        model.encoder[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        torch.manual_seed(0)
+        src, mask, tgt, rows = batch(model)
+        model.logits(model(src, mask, tgt, rows).decoder_ND).logsumexp(-1).sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+        assert len(calls) == (2 if recompute_layers else 1)
+    assert all(torch.equal(kept, again) for kept, again in zip(*gradients, strict=True))

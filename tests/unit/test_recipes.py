@@ -341,3 +341,13 @@ def test_settings_of_labels_reach_their_params_where_they_differ_from_the_defaul
     (tmp_path / "back" / "config.json").write_text('{"architecture": {"d_model": 8}}')
     changed = {name for name, key in keys(*judged).items() if key != before[name]}
     assert changed == {"reverse", "pseudo_label", "student", "evaluate"}  # known by its content
+
+
+def test_a_strategy_chooses_how_and_not_what():
+    for name in ("ddp", "zero1", "zero2", "zero3", "fsdp"):
+        chosen = [f"strategy={name}", "strategy.devices=4", "strategy.teacher=sharded", "trainer.recompute_layers=true"]
+        assert changed(*chosen) == set(), name
+    assert changed("strategy=fsdp", "strategy.replicas=2", "strategy.cpu_offload=true") == set()
+    precise = keys("trainer.precision=bf16", "strategy=zero3")
+    gathered = keys("trainer.precision=bf16", "strategy=fsdp", "strategy.gather=bf16")
+    assert {"teacher", "student", "baseline"} <= {name for name in precise if precise[name] != gathered[name]}
