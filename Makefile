@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test install lint bench look
+.PHONY: demo test install lint bench look nightly
 
 demo: $(STAMP) ## the toy experiment: corpus to table
 	$(BIN)/python -m kdlab.run
@@ -21,6 +21,9 @@ lint: $(STAMP)
 
 bench: $(STAMP) ## slow measurements, not part of the tests; each prints its numbers and fails beyond its limit
 	set -e; for file in tests/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
+
+nightly: $(STAMP) ## slow tests: every strategy against one process under all objectives, every way in which a process can die
+	PARITY=everything KDLAB_FAULTS=all $(BIN)/python -m pytest tests/integration/test_parity.py tests/integration/test_ranks.py
 
 look: $(STAMP) ## pictures of a report in a headless chromium, 1280 and 400 pixels wide, in build/look
 	$(BIN)/python tests/look_report.py
