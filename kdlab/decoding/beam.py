@@ -12,6 +12,7 @@ Source: CTranslate2's beam search.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -73,14 +74,6 @@ class Hypothesis:
         return cls(ids, log_prob / (len(ids) + finished) ** config.length_penalty, log_prob, finished)
 
 
-def not_numbers(broken: int, num_sentences: int) -> UserError:
-    """What is said where the scores of some sentences are NaN."""
-    return UserError(
-        f"{broken} of {num_sentences} sentences got no hypothesis: the model's scores are not numbers (NaN), so its "
-        "output would mean nothing; decode in fp32, or look at how the model was trained"
-    )
-
-
 @dataclass
 class _Sentence:
     """A sentence while it is searched."""
@@ -133,7 +126,8 @@ def best_candidates(
 def beam_search(model: Transformer | Ensemble, src_ids: list[list[int]], config: BeamConfig) -> list[list[Hypothesis]]:
     """The `n_best` best hypotheses of every source (which ends in EOS), best first, fewer where fewer were found.
 
-    Cut-off hypotheses are returned only for a sentence of which none finished. The model must be in eval mode.
+    Cut-off hypotheses are returned only for a sentence of which none finished; where the model's scores are not
+    numbers, one that is empty and has none either. The model must be in eval mode.
     """
     if not src_ids:
         return []
@@ -184,7 +178,8 @@ def beam_search(model: Transformer | Ensemble, src_ids: list[list[int]], config:
             searched = [searched[at] for at in remaining]
             tokens_BK, scores_BK, history_BKT = tokens_BK[kept], scores_BK[kept], history_BKT[kept]
 
-    if not all(sentence.found for sentence in sentences):
-        raise not_numbers(sum(not x.found for x in sentences), len(sentences))
+    for sentence in sentences:
+        if not sentence.found:
+            sentence.found.append(Hypothesis([], math.nan, math.nan, finished=False))
     # The sort is stable: of equal scores the one found first leads.
     return [sorted(x.found, key=lambda found: -found.score)[: config.n_best] for x in sentences]

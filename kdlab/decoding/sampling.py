@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kdlab.decoding.beam import REPACK_BELOW, BeamConfig, Hypothesis, best_candidates, not_numbers
+from kdlab.decoding.beam import REPACK_BELOW, BeamConfig, Hypothesis, best_candidates
 from kdlab.decoding.ensemble import Ensemble
 from kdlab.errors import UserError
 from kdlab.types import EOS_ID
@@ -87,9 +87,6 @@ def sample(
             searched, keys_BK, limits_B, alive_BK = (x[kept] for x in (searched, keys_BK, limits_B, alive_BK))
             tokens_BK, total_BK, history_BKT = (x[kept] for x in (tokens_BK, total_BK, history_BKT))
 
-    broken = sum(any(x.log_prob != x.log_prob for x in samples) for samples in found)
-    if broken:
-        raise not_numbers(broken, len(found))
     return [sorted(samples, key=lambda x: (not x.finished, -x.score))[: config.n_best] for samples in found]
 
 

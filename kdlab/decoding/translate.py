@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from kdlab.decoding.beam import BeamConfig, Hypothesis, beam_search
+from kdlab.decoding.engine import Candidate
 from kdlab.errors import UserError
 from kdlab.models.int8 import Int8Linear, to_int8
 from kdlab.models.transformer import Transformer
@@ -46,7 +47,7 @@ def translate(
 
     Args:
         progress: called with the number of sentences done after each batch, e.g. the `update` of a bar.
-    Raises: UserError where a source is longer than the model's positions.
+    Raises: UserError where a source is longer than the model's positions, or scores are not numbers.
     """
     limit = model.config.max_positions
     for index, ids in enumerate(src_ids):
@@ -66,9 +67,11 @@ def translate(
         # The precision is that of the weights; a caller's autocast would also keep casts made without gradient.
         with torch.autocast(model.positions.device.type, enabled=False):
             lengths = [len(ids) for ids in src_ids]
-            return planned(search, lengths, batch_tokens=batch_tokens, beam_size=config.beam_size, progress=progress)
+            found = planned(search, lengths, batch_tokens=batch_tokens, beam_size=config.beam_size, progress=progress)
     finally:
         model.train(training)
+    refuse_nan(found)
+    return found
 
 
 def planned(
@@ -92,6 +95,16 @@ def planned(
         if progress is not None:
             progress(len(batch))
     return [found[index] for index in range(len(lengths))]
+
+
+def refuse_nan(found: Sequence[Sequence[Hypothesis | Candidate]]) -> None:
+    """Raises: UserError where a score is no number."""
+    broken = sum(any(one.log_prob != one.log_prob for one in hypotheses) for hypotheses in found)
+    if broken:
+        raise UserError(
+            f"{broken} of {len(found)} sentences got no hypothesis: the model's scores are not numbers (NaN), so its "
+            "output would mean nothing; decode in fp32, or look at how the model was trained"
+        )
 
 
 def for_decoding(model: Transformer, *, precision: Precision, device: str) -> Transformer:

@@ -12,7 +12,7 @@ from kdlab.data.tokenizer import Tokenizer
 from kdlab.decoding.beam import BeamConfig
 from kdlab.decoding.engine import Candidate, Engine, Sources
 from kdlab.decoding.pytorch import pytorch_engine
-from kdlab.decoding.translate import Precision, for_decoding, planned
+from kdlab.decoding.translate import Precision, for_decoding, planned, refuse_nan
 from kdlab.errors import UserError
 from kdlab.models.folder import load_model, read_config
 from kdlab.models.transformer import Transformer, num_parameters
@@ -65,7 +65,7 @@ def translate_lines(
 
     Args:
         first_line: number of the first line, for messages.
-    Raises: UserError where a line is too long for the engine.
+    Raises: UserError where a line is too long for the engine, or scores are not numbers.
     """
     src_ids, limit = engine.encode(list(lines)), engine.max_positions
     for number, ids in enumerate(src_ids, first_line):
@@ -81,7 +81,9 @@ def translate_lines(
         )
 
     lengths = [len(ids) for ids in src_ids]
-    return planned(search, lengths, batch_tokens=batch_tokens, beam_size=beam_size, progress=progress)
+    found = planned(search, lengths, batch_tokens=batch_tokens, beam_size=beam_size, progress=progress)
+    refuse_nan(found)
+    return found
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:

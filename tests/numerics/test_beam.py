@@ -232,6 +232,21 @@ def test_an_int8_layer_gives_a_row_the_same_bits_in_any_company():
     assert grid(torch.tensor([[127.0, 5.0], [-127.0, 1.0]])).tolist() == [[16114.0, 889.0], [-16132.0, -127.0]]
 
 
+def test_a_model_without_numbers_is_refused_or_told_apart_sentence_by_sentence():
+    model, config = build(20, **STYLES[2]), BeamConfig(2, 1.0)
+    batch = [[3, 4, EOS], [3, 7, 5, EOS], [5, 5, EOS]]
+    whole = beam_search(model, batch, config)
+    with torch.no_grad():
+        model.src_embedding.weight[7, 0] = torch.nan
+    found = beam_search(model, batch, config)
+    assert found[::2] == whole[::2]
+    assert [(one.ids, one.finished, math.isnan(one.score), math.isnan(one.log_prob)) for one in found[1]] == [
+        ([], False, True, True)
+    ]
+    with pytest.raises(UserError, match="1 of 3 sentences got no hypothesis.*NaN.*decode in fp32"):
+        translate(model, batch, config, batch_tokens=99)
+
+
 def test_mistakes_are_refused():
     model = build(9, **STYLES[0])
     with pytest.raises(UserError, match="int4.*write fp32, bf16 or int8"):
