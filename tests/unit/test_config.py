@@ -35,6 +35,7 @@ COMPANIONS = {
     "init=layer_skip": ["student=toy_2x2"],
     "teacher=folder": ["teacher.path={model}"],
     "teacher=marian": [*HUB, "data.tokenizer.path=teacher"],
+    "teacher=huggingface": [*HUB, "recipe=seq_kd", "objective=seq_kd", "mix=0"],
     "data=multi30k": ["data.root={corpus}"],
     "data=wmt21_deen": ["student=slim_1x1", "teacher=slim_3x3"],
     "data=files": [
