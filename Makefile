@@ -28,6 +28,9 @@ nightly: $(STAMP) ## slow tests: every strategy against one process under all ob
 look: $(STAMP) ## pictures of a report in a headless chromium, 1280 and 400 pixels wide, in build/look
 	$(BIN)/python tests/look_report.py
 
+nightly: $(STAMP) ## tests that are too slow for every change
+	$(BIN)/python tests/crash_labelling.py
+
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "kdlab needs Python 3.10 or later, this is %s; write PYTHON=<another python>" % sys.version.split()[0])'
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)

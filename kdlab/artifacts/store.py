@@ -129,13 +129,12 @@ class Store:
                         "runs of one step would overwrite each other, so this one stops; run the same command again"
                     )
                 spent = attempts.finish()
-                if step.assist is None:
-                    shutil.rmtree(work / SCRATCH, ignore_errors=True)
-                else:
-                    (work / SCRATCH).unlink()  # the link alone: the work of many is kept until the manifest is there
+                if (work / SCRATCH).is_symlink():  # the work of many is kept until the manifest is there
+                    (work / SCRATCH).unlink()
+                shutil.rmtree(work / SCRATCH, ignore_errors=True)
                 files.sync(work)  # a manifest vouches for the files beside it
                 files.write_json(work / MANIFEST, _manifest(step, key, upstream, summary or {}, spent))
-            self._end_sharing(key, folder, lease.owner.id)
+            _end_sharing(_shared(folder), lease.owner.id)
             files.publish(work, folder)
             published = True
         except BaseException as error:
@@ -157,7 +156,7 @@ class Store:
 
     def _acquire(self, lease: files.Lease, step: Step, key: str, inputs: dict[str, Path]) -> None:
         told = assisted = None
-        shared = self.folder(step.stage, key).with_name(f"{key}.shared")
+        shared = _shared(self.folder(step.stage, key))
         while (owner := lease.try_acquire()) is not None:
             if owner.id != told:
                 doing = "waiting" if step.assist is None else "taking a part in it"
@@ -180,25 +179,30 @@ class Store:
         else:
             work.mkdir(parents=True)
         if step.assist is not None and _read_manifest(work, key) is None:
-            shared = folder.with_name(f"{key}.shared")
-            shared.mkdir(exist_ok=True)
+            _shared(folder).mkdir(exist_ok=True)
             with contextlib.suppress(FileExistsError):
-                (work / SCRATCH).symlink_to(Path("..", shared.name))
+                (work / SCRATCH).symlink_to(Path("..", _shared(folder).name))
         if folder.exists():
             aside = folder.with_name(f"{key}.incomplete-{work.name[-6:]}")
             os.rename(folder, aside)
             runtime.say(f"{step.name}: {folder} has no valid {MANIFEST}; moved to {aside.name} and made again")
 
-    def _end_sharing(self, key: str, folder: Path, owner: str) -> None:
-        # Moved away before it is removed: whoever is late finds no folder, and makes none.
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(folder.with_name(f"{key}.shared"), folder.with_name(f"{key}.shared-{owner}"))
-        for gone in folder.parent.glob(f"{key}.shared-*"):
-            shutil.rmtree(gone, ignore_errors=True)
-
 
 def _announce(step: Step, key: str, state: State) -> None:
     runtime.say(f"{step.name}: {state} {step.stage}/{key}")
+
+
+def _shared(folder: Path) -> Path:
+    """Where the processes that make this result together work."""
+    return folder.with_name(f"{folder.name}.shared")
+
+
+def _end_sharing(shared: Path, owner: str) -> None:
+    """Moved away before it is removed: whoever is late finds no folder, and makes none."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(shared, shared.with_name(f"{shared.name}-{owner}"))
+    for gone in shared.parent.glob(f"{shared.name}-*"):
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _read_manifest(folder: Path, key: str) -> dict[str, Any] | None:

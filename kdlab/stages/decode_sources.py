@@ -51,8 +51,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     Raises: UserError where a shard is not what the plan wants there.
     """
     scratch = out / "scratch"
-    for folder in ("shards", "locks", "engines"):
-        (scratch / folder).mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     with runtime.stopped_by_sigterm():
         work = _Work(scratch, inputs, params, local)
         agreement = work.agreement()
@@ -72,7 +71,7 @@ def assist(scratch: Path, inputs: dict[str, Path], params: dict[str, Any], local
         with runtime.stopped_by_sigterm():
             _Work(scratch, inputs, params, local).decode()
     except FileNotFoundError:
-        if (scratch / "shards").exists():
+        if scratch.exists():
             raise  # else `run` has ended meanwhile
 
 
@@ -80,6 +79,8 @@ class _Work:
     """What a process needs in order to do its share; opened when it is first asked for."""
 
     def __init__(self, scratch: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]):
+        for folder in ("shards", "locks", "engines"):  # by whoever is first; never their parent: see `assist`
+            (scratch / folder).mkdir(exist_ok=True)
         self._scratch, self._inputs, self._decode, self._local = scratch, inputs, params["decode"], local
         runtime.start_torch(local["threads"])
 

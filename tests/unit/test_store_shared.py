@@ -28,8 +28,9 @@ def take(scratch, params):
             if (scratch / f"{number}.done").exists() or lease.try_acquire() is not None:
                 continue
             if not (scratch / f"{number}.done").exists():
-                print("piece", flush=True)
-                time.sleep(params["seconds"])
+                print(number, flush=True)
+                while number >= 4 and not go.exists():
+                    time.sleep(0.01)
                 (scratch / f"{number}.part").write_text(str(os.getpid()))
                 os.replace(scratch / f"{number}.part", scratch / f"{number}.done")
             lease.release(forget=True)
@@ -49,7 +50,7 @@ def assist(scratch, inputs, params, local):
         if scratch.exists():
             raise
 
-params = {"pieces": 12, "seconds": 0.05}
+go, params = Path(sys.argv[1]) / "go", {"pieces": 12}
 store.Store(sys.argv[1]).walk([Step("label", "make", 1, params, {}, run, assist=assist)])
 """
 
@@ -83,38 +84,48 @@ def published(root):
     return (manifest.parent / "pids").read_text().split()
 
 
-def test_who_would_wait_takes_a_part_and_takes_over_from_a_dead_owner(tmp_path):
-    owner = Process(tmp_path)
+def owner_and_helper(root):
+    """Two processes: the first has made four pieces and works on the fifth, the second on the sixth."""
+    owner = Process(root)
     owner.read("owner")
-    owner.read("piece")
-    helper = Process(tmp_path)
+    owner.read("4")
+    helper = Process(root)
     helper.read("helper")
-    helper.read("piece")
+    helper.read("5")
+    return owner, helper
+
+
+def test_who_would_wait_takes_a_part_and_takes_over_from_a_dead_owner(tmp_path):
+    owner, helper = owner_and_helper(tmp_path)
     (shared,) = tmp_path.glob("make/*.shared")
     (work,) = tmp_path.glob("make/*.work-*")
     assert (work / "scratch").resolve() == shared.resolve()
     owner.kill()
     third = Process(tmp_path)  # the owner now, beside a helper that is at work in the same place
     third.read("owner")
-    assert {helper.end(), third.end()} == {0}
+    third.read("4")
+    (tmp_path / "go").touch()
+    assert (helper.end(), third.end()) == (0, 0)
     pids = published(tmp_path)
-    assert len(pids) == 12 and {helper.pid} < set(pids) <= {owner.pid, helper.pid, third.pid}
+    assert pids[:6] == [owner.pid] * 4 + [third.pid, helper.pid] and set(pids[6:]) <= {third.pid, helper.pid}
 
 
-def test_a_killed_helper_costs_its_piece_and_both_killed_costs_no_finished_one(tmp_path):
-    owner, helper = Process(tmp_path), Process(tmp_path)
-    for process in (owner, helper):
-        process.read("piece")
-        process.read("piece")
-    for process in (helper, owner):
+def test_a_helper_becomes_the_owner_when_that_dies(tmp_path):
+    owner, helper = owner_and_helper(tmp_path)
+    owner.kill()
+    (tmp_path / "go").touch()
+    helper.read("owner")
+    assert helper.end() == 0
+    assert published(tmp_path) == [owner.pid] * 4 + [helper.pid] * 8
+
+
+def test_killed_processes_cost_the_pieces_that_they_worked_on(tmp_path):
+    for process in reversed(owner_and_helper(tmp_path)):
         process.kill()
-    (shared,) = tmp_path.glob("make/*.shared")
-    done = {path.stem: path.read_text() for path in shared.glob("*.done")}
-    assert done and {owner.pid, helper.pid} >= set(done.values())
+    (tmp_path / "go").touch()
     last = Process(tmp_path)
     assert last.end() == 0
-    pids = published(tmp_path)
-    assert {str(number): pid for number, pid in enumerate(pids) if pid != last.pid} == done
+    assert published(tmp_path)[4:] == [last.pid] * 8 and published(tmp_path)[3] != last.pid
 
 
 @pytest.mark.parametrize("moment", ["manifest", "moved away", "publish"])
@@ -132,7 +143,12 @@ def test_an_owner_killed_while_it_publishes_loses_nothing(tmp_path, monkeypatch,
         "moved away": (store_module.shutil, "rmtree"),
         "publish": (files, "publish"),
     }[moment]
-    monkeypatch.setattr(owner, name, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def killed(path, *_, **__):
+        if path.name != "scratch":  # it is removed earlier
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, killed)
     with pytest.raises(KeyboardInterrupt):
         monkeypatch.setattr(store_module.Attempts, "note", lambda self: None)
         Store(tmp_path).walk(plan)
