@@ -18,6 +18,7 @@ Source: OpusFilter's RepetitionFilter counts in a row too, characters where this
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,11 +64,14 @@ class LabelFilters:
 def repetition(ids: Sequence[int]) -> int:
     """How many times in a row the same 1 to LONGEST_LOOP tokens come, at most; 1: nothing is repeated."""
     most = 1
+    often = max(Counter(ids).values(), default=1)  # no loop comes more often than its tokens: this spares most texts
     for length in range(1, min(LONGEST_LOOP, len(ids) // 2) + 1):
-        if length * (most + 1) > len(ids):
-            break  # longer loops could not come more often
-        same = 0
-        for at in range(length, len(ids)):
-            same = same + 1 if ids[at] == ids[at - length] else 0
-            most = max(most, same // length + 1)
+        if most >= min(often, len(ids) // length):
+            break
+        same = longest = 0
+        for one, before in zip(ids[length:], ids, strict=False):
+            same = same + 1 if one == before else 0
+            if same > longest:
+                longest = same
+        most = max(most, longest // length + 1)
     return most
