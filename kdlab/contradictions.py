@@ -126,6 +126,7 @@ def _until(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     steps = [
         *cfg.recipe.steps,
         *members,
+        *(("pretrain",) if cfg.pretrain_steps else ()),
         *cached,
         *label_checks.later_rounds(cfg, cached),
         *(BASELINE_STEPS if _has_baseline(cfg) else ()),

@@ -293,6 +293,7 @@ class Config:
     mix_by: str = one_of("sampling", "weights")
     min_labelled: float = share()
     max_steps: int = at_least(1)
+    pretrain_steps: int = at_least(0)
     vocab_size: int = at_least(16)
     baseline: bool = MISSING
     until: str | None = MISSING

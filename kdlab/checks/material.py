@@ -242,8 +242,10 @@ def _start(
     start, given = instantiate(params["init"], _partial_=True, _convert_="all"), {}
     if "teacher" in inspect.signature(start).parameters:
         given["teacher"] = teacher
-    start(model, seed=params["seed"], **given)
     name = params["init"]["_target_"].rpartition(".")[2]
+    if "folder" in inspect.signature(start).parameters:  # what comes before the student is not made for a check
+        start, name = random_init, "random_init, not pre-trained"
+    start(model, seed=params["seed"], **given)
     origins["student"] = f"replaced: the configured shape, started by {name}"
     return _unsettled(model, 2)
 

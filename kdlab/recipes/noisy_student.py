@@ -18,7 +18,7 @@ def plan(cfg: DictConfig) -> list[Step]:
     Source: Xie et al. 2020 (Self-training with Noisy Student), there with students that grow.
     """
     settings = resolve(cfg)
-    found = [*teachers.corpus_and_teacher(settings), *_round(settings)]
+    found = [*teachers.corpus_and_teacher(settings), *steps.pretrain(settings), *_round(settings)]
     for number in range(2, settings["rounds"] + 1):
         found += _again(_round(settings), number)
     return [*found, *steps.baseline(settings)]

@@ -19,6 +19,7 @@ def plan(cfg: DictConfig) -> list[Step]:
         *teachers.corpus_and_teacher(settings),
         *labelling.pseudo_labels(settings),
         *steps.teacher_cache(settings, labels=True),
+        *steps.pretrain(settings),
         steps.student(settings, labels=True),
         steps.evaluate(settings),
         *steps.baseline(settings),

@@ -22,6 +22,7 @@ from kdlab.recipes.settings import (
 )
 from kdlab.stages import cache_teacher, evaluate_model, prepare_corpus, train_model
 
+PRETRAINED = {"_target_": "kdlab.models.pretrained.pretrained"}
 CACHE_LOCAL = ("device", "threads", "microbatch_tokens", "chunk_size")
 
 
@@ -92,8 +93,10 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
     labels = labels and uses_labels(node)
     if labels:
         node = {"mix": settings["mix"], "mix_by": settings["mix_by"], **node}
-    inputs = {"corpus": "corpus"}
-    starts_from_teacher = targets.signature(settings["init"]["_target_"]).takes("teacher")
+    inputs, init = {"corpus": "corpus"}, settings["init"]
+    if settings["pretrain_steps"]:
+        inputs["start"], init = "pretrain", PRETRAINED
+    starts_from_teacher = targets.signature(init["_target_"]).takes("teacher")
     compares = any(targets.needs_teacher(term["term"]["_target_"]) for term in node["terms"].values())
     if starts_from_teacher or compares:
         inputs["teacher"] = "teacher"
@@ -114,7 +117,7 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
         version=train_model.VERSION,
         params={
             "model": settings["student"],
-            "init": settings["init"],
+            "init": init,
             "objective": node,
             "optim": settings["optim"],
             "trainer": hashed_trainer(settings),
@@ -131,6 +134,14 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
         run=train_model.run,
         local=training_local(settings, name),
     )
+
+
+def pretrain(settings: Settings) -> list[Step]:
+    """What every student then starts from: the student alone for `pretrain_steps`; nothing where that is 0."""
+    if not settings["pretrain_steps"]:
+        return []
+    first = {**settings, "max_steps": settings["pretrain_steps"], "pretrain_steps": 0}
+    return [student(first, name="pretrain", objective="baseline_objective")]
 
 
 def baseline(settings: Settings) -> list[Step]:

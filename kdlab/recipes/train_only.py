@@ -14,6 +14,7 @@ def plan(cfg: DictConfig) -> list[Step]:
     settings = resolve(cfg)
     return [
         steps.corpus(settings),
+        *steps.pretrain(settings),
         steps.student(settings),
         steps.evaluate(settings),
     ]

@@ -15,6 +15,7 @@ def plan(cfg: DictConfig) -> list[Step]:
     return [
         *teachers.corpus_and_teacher(settings),
         *steps.teacher_cache(settings),
+        *steps.pretrain(settings),
         steps.student(settings),
         steps.evaluate(settings),
         *steps.baseline(settings),

@@ -43,7 +43,8 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
 
     Args:
         inputs: corpus; teacher (a model folder) if the objective compares with one or `init` starts from it; labels if
-            the objective uses pseudo-labels; cache if the teacher was asked before.
+            the objective uses pseudo-labels; cache if the teacher was asked before; start (a model folder) if `init`
+            goes on from it.
         params: model, init, objective, optim, trainer, max_steps, seed; mix and mix_by with labels; teacher_precision
             where it is not the student's; teacher_cache (its kind) with a cache; gold_share, pseudo_share, subset_seed
             where not all targets are used; label_tag and source_noise where there is one.
@@ -188,7 +189,7 @@ def _finish(
 def _start(
     student: Transformer, params: dict[str, Any], inputs: dict[str, Path], corpus: PreparedCorpus
 ) -> dict[str, Any] | None:
-    """Gives the student its first weights, from the teacher where `init` takes one; what `init` reports of it."""
+    """Gives the student its first weights, from a teacher or a folder where `init` takes one; what `init` reports."""
     import inspect
 
     from hydra.utils import instantiate
@@ -196,7 +197,8 @@ def _start(
     from kdlab.data.tokenizer import Tokenizer
     from kdlab.models.folder import load_model
 
-    start, given = instantiate(params["init"], _partial_=True, _convert_="all"), {}
+    start = instantiate(params["init"], _partial_=True, _convert_="all")
+    given: dict[str, Any] = {}
     if "teacher" in inspect.signature(start).parameters:
         theirs = Tokenizer.open(inputs["teacher"] / "tokenizer").fingerprint
         if theirs != corpus.tokenizer.fingerprint:
@@ -206,6 +208,8 @@ def _start(
                 "with the teacher's own: data.tokenizer.path=<teacher folder>/tokenizer"
             )
         given["teacher"] = load_model(inputs["teacher"])
+    if "folder" in inspect.signature(start).parameters:
+        given["folder"] = inputs["start"]
     report: dict[str, Any] | None = start(student, seed=params["seed"], **given)
     return report
 

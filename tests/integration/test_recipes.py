@@ -214,3 +214,12 @@ def test_a_noisy_student_labels_for_the_next(home, capsys):
     assert weights[0] != weights[1]
     table = capsys.readouterr().out
     assert "| student, noisy_student, round 1 |" in table and "| student, noisy_student, round 2 |" in table
+
+
+def test_a_pretrained_student_goes_on_from_its_weights(home):
+    """Both see the same first batch; a student that began anew would begin with the very same loss."""
+    record, manifests = make(home, "recipe=train_only", "objective=nll", "pretrain_steps=4")
+    assert (manifests["pretrain"]["summary"]["steps"], manifests["student"]["summary"]["steps"]) == (4, 6)
+    assert manifests["student"]["inputs"]["start"] == record["steps"]["pretrain"]["key"]
+    first, then = (metrics(folder(home, record, name))["train/loss"] for name in ("pretrain", "student"))
+    assert then[0] < first[0] - 0.02 and then[-1] < first[-1]
