@@ -25,7 +25,7 @@ FAILED = "failed.json"  # beside the spec: the exit code of every rank that fail
 def command(module: str, spec: Path, devices: int) -> list[str]:
     """What starts the ranks: `python -m module spec` so many times, with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and
     MASTER_PORT in their environment."""
-    return [sys.executable, "-m", "kdlab.strategies.launch", str(devices), module, str(spec)]
+    return [sys.executable, "-m", "kdlab.strategies.launch", str(os.getpid()), str(devices), module, str(spec)]
 
 
 def launch(module: str, spec: Path, devices: int, threads: int) -> dict[int, int]:
@@ -67,15 +67,17 @@ def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _agent(devices: str, module: str, spec: str) -> int:
+def _agent(run_pid: str, devices: str, module: str, spec: str) -> int:
     """torchrun, without its report of a page: it ends all ranks when one ends badly."""
+    runtime.end_with_parent(signal.SIGTERM)
+    if os.getppid() != int(run_pid):  # it ended before it was asked for a signal
+        return 130
     import logging
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    runtime.end_with_parent(signal.SIGTERM)
     logging.disable(logging.ERROR)
     try:
         run(parse_args(["--standalone", "--nproc-per-node", devices, "--max-restarts", "0", "-m", module, spec]))

@@ -22,7 +22,7 @@ class Offloaded:
     def fetch(self) -> None:
         """Copies the weights to the device."""
         for parameter, home in self._homes:
-            parameter.data = home.to(self._device, non_blocking=True)
+            parameter.data = home.to(self._device, non_blocking=True, copy=True)
 
     def give_back(self) -> None:
         """Forgets the copies."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import lightning
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
+from kdlab.errors import UserError
 from kdlab.training.callbacks import Steps
 from kdlab.training.module import StudentModule
 
@@ -29,6 +31,11 @@ def fit(
     checkpoint: Path,
 ) -> int:
     """Trains to `max_steps` or an early stop, from `checkpoint` where there is one. Returns the steps done."""
+    if checkpoint.exists() and not zipfile.is_zipfile(checkpoint):  # it ends with a table of contents
+        raise UserError(
+            f"the checkpoint {checkpoint} is cut short, so the training cannot go on from it (it was whole when it got "
+            "its name: something has damaged it since); delete it, and the same command begins this training anew"
+        )
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     trainer = lightning.Trainer(
         **strategy,

@@ -1,6 +1,8 @@
 """A student in training: what reaches checkpoint and optimizer, what stays untouched, what stops it."""
 
 import dataclasses
+import os
+import signal
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from kdlab.objectives.objective import Objective, WeightedTerm
 from kdlab.objectives.word_kd import WordKD
 from kdlab.strategies.single import Single
 from kdlab.teachers.frozen import FrozenTeacher
+from kdlab.teachers.offloaded import Offloaded
 from kdlab.training.callbacks import Progress, Resume, Steps, Validation
 from kdlab.training.fit import fit
 from kdlab.training.metrics import MetricsCsv
@@ -247,3 +250,49 @@ def test_a_microbatch_without_rows_reaches_every_parameter_and_changes_nothing()
     assert not any(empty.num_units("all", unit) for unit in ("tgt_token", "src_token", "sentence", "position"))
     module._forward(empty, {"nll": 1.0, "kd": 1.0, "cos": 1.0}, objective.active).loss.backward()
     assert [float(p.grad.abs().max()) for p in module.parameters()] == [0.0] * len(list(module.parameters()))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_the_step_under_way_and_ends(tmp_path, monkeypatch, number):
+    before, step = signal.getsignal(number), StudentModule.training_step
+
+    def told(self, batch, batch_idx):
+        if self.trainer.global_step == 2:
+            os.kill(os.getpid(), number)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(StudentModule, "training_step", told)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, max_steps=9)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3  # checkpoints are due at 2, 4, ...
+    assert signal.getsignal(number) == before
+    assert train(tmp_path, max_steps=5).steps == 5
+
+
+def test_a_checkpoint_that_is_cut_short_is_called_so(tmp_path):
+    train(tmp_path, max_steps=2)
+    whole = (tmp_path / "last.ckpt").read_bytes()
+    (tmp_path / "last.ckpt").write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="last.ckpt is cut short"):
+        train(tmp_path, max_steps=4)
+
+
+def test_offloaded_weights_are_on_the_device_only_while_their_layer_computes():
+    """The CPU stands for a GPU: what visits it is a copy."""
+    layer, seen = torch.nn.Linear(2, 2), []
+    Offloaded(layer.parameters(), torch.device("cpu")).around(layer)
+    home = layer.weight.data_ptr()
+    layer.register_forward_pre_hook(lambda *_: seen.append(layer.weight.data_ptr()))
+    layer(torch.ones(1, 2))
+    assert seen != [home] and layer.weight.data_ptr() == home
+
+    teacher, offloaded = FrozenTeacher(model(3)), FrozenTeacher(model(3))
+    offloaded.place("offloaded", torch.device("cpu"))
+    (batch,) = evaluation_batches(rows(20), microbatch_tokens=10**6, **PADS)
+    with teacher.guide(batch) as (one, _), offloaded.guide(batch) as (other, _):
+        assert torch.equal(one.hidden_ND, other.hidden_ND) and torch.equal(one.head.weight_VD, other.head.weight_VD)
+
+
+def test_an_int8_teacher_stays_where_it_is():
+    with pytest.raises(UserError, match="strategy.teacher=offloaded with trainer.teacher_precision=int8"):
+        FrozenTeacher(model(3), precision="int8").place("offloaded", torch.device("cpu"))
