@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdlab import huggingface_checks, label_checks, targets, teacher_checks, term_checks
+from kdlab import huggingface_checks, label_checks, logger_checks, targets, teacher_checks, term_checks
 from kdlab.errors import UserError, did_you_mean
 
 Check = Callable[[DictConfig, dict[str, str]], Iterator[str]]
@@ -267,4 +267,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data", "recipe", "student", "objective"), label_checks.tag),
     (("source_noise", "objective"), label_checks.noise),
     (("recipe", "objective", "init"), label_checks.rounds),
+    (("logger",), logger_checks.packages),
+    (("logger",), logger_checks.tags),
+    ((), logger_checks.secrets),
 )

@@ -59,6 +59,9 @@ def execute(composed: compose.Composed) -> None:
         "steps": {step.name: {"stage": step.stage, "key": keys[step.name]} for step in plan},
     }
     files.write_json(folder / "run.json", record)
+    for step in plan:
+        if step.local.get("loggers"):
+            step.local["run"] = str(folder)  # loggers show its name and its configuration
     runtime.say(f"{folder}")
     with _failure_noted(folder / "error.txt"):
         _has_gpus(cfg)

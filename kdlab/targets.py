@@ -28,6 +28,7 @@ GIVEN: dict[str, frozenset[str]] = {
     "recipe": frozenset({"cfg"}),
     "init": frozenset({"model", "seed", "teacher"}),
     "strategy": frozenset({"device"}),
+    **dict.fromkeys(("logger.wandb", "logger.tensorboard"), frozenset({"training"})),
 }
 # Keys of a node that describe it and are not handed on.
 DESCRIPTIONS: dict[str, frozenset[str]] = {"recipe": frozenset({"steps"})}

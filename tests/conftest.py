@@ -23,7 +23,8 @@ os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELI
 # A test must neither read nor leave anything in the user's caches.
 CACHES = Path(tempfile.mkdtemp(prefix="kdlab-tests-"))
 atexit.register(shutil.rmtree, CACHES, ignore_errors=True)
-for variable in ("HF_HOME", "XDG_CACHE_HOME", "SACREBLEU", "WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+WANDB = ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
+for variable in ("HF_HOME", "XDG_CACHE_HOME", "SACREBLEU", *WANDB):
     os.environ[variable] = str(CACHES / variable.lower())
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", WANDB_MODE="offline")
 

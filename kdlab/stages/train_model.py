@@ -6,7 +6,6 @@ beside it, and init.json where the start is reported (what came from the teacher
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +48,8 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
             where it is not the student's; teacher_cache (its kind) with a cache; gold_share, pseudo_share, subset_seed
             where not all targets are used; label_tag and source_noise where there is one.
         local: device, threads, microbatch_tokens, chunk_size, recompute_layers, checkpoint_every,
-            log_every, strategy, loggers, name.
+            log_every, strategy, loggers, name; run with loggers: the folder of the run, whose names and configuration
+            they show.
     """
     import torch
     from hydra.utils import instantiate
@@ -63,6 +63,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
     from kdlab.models.folder import read_config
     from kdlab.models.transformer import Transformer, num_parameters
     from kdlab.objectives.card import card
+    from kdlab.stages import train_loggers
     from kdlab.strategies import ranks
     from kdlab.training.callbacks import Progress, Resume, Steps, Validation
     from kdlab.training.fit import fit
@@ -140,23 +141,26 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
     if is_first:
         files.write_text(out / "objective.md", text)
     runtime.say(f"{num_parameters(student):,} parameters; {objective.formula()}")
-    steps = fit(
-        module,
-        loader,
-        max_steps=params["max_steps"],
-        precision=trainer["precision"],
-        strategy=strategy.trainer_arguments(device),
-        loggers=[metrics, *(instantiate(logger) for logger in local["loggers"] if is_first)],
-        callbacks=[
-            validation,
-            Resume(scratch / "last.ckpt", loader, metrics, validation, every=local["checkpoint_every"]),
-            Progress(local["name"], every=local["log_every"]),
-        ],
-        checkpoint=scratch / "last.ckpt",
-    )
-    if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
-        wandb.finish()  # else the next training of this process would go on in the same W&B run
-    return _finish(out, student, validation, corpus, steps, params, objective.formula()) if is_first else {}
+    with train_loggers.opened(local if is_first else {**local, "loggers": []}, scratch) as loggers:
+        steps = fit(
+            module,
+            loader,
+            max_steps=params["max_steps"],
+            precision=trainer["precision"],
+            strategy=strategy.trainer_arguments(device),
+            loggers=[metrics, *loggers],
+            callbacks=[
+                validation,
+                Resume(scratch / "last.ckpt", loader, metrics, validation, every=local["checkpoint_every"]),
+                Progress(local["name"], every=local["log_every"]),
+            ],
+            checkpoint=scratch / "last.ckpt",
+        )
+        if not is_first:
+            return {}
+        summary = _finish(out, student, validation, corpus, steps, params, objective.formula())
+        train_loggers.tell_result(loggers, out, inputs, corpus, metrics, summary)
+    return summary
 
 
 def _finish(

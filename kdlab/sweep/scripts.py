@@ -20,6 +20,7 @@ ARRAY = """#!/bin/bash
 # Each task is one line of {tasks}; SLURM_ARRAY_TASK_ID counts from 0.
 cd {here} || exit 1
 eval "set -- $(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {tasks})"
+export WANDB_RUN_GROUP={name_of_sweep}
 {setup}
 {python} -m kdlab.run "$@" &
 run=$!
@@ -56,6 +57,7 @@ def script(job: Job, *, sweep: str, folder: Path, cluster: dict[str, Any], repor
     fields = {
         "name": f"{sweep}-{job.name}",
         "job": job.name,
+        "name_of_sweep": shlex.quote(sweep),
         "logs": shlex.quote(str((folder / "logs").resolve())),
         "here": shlex.quote(str(Path.cwd())),
         "setup": "\n".join(cluster["setup"]),

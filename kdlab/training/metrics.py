@@ -47,6 +47,14 @@ class MetricsCsv(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """The configuration stands in run.json and the manifest."""
 
+    def history(self) -> dict[str, list[tuple[int, float]]]:
+        """(step, value) of every metric, in order."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        with self._path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                found.setdefault(row["metric"], []).append((int(row["step"]), float(row["value"])))
+        return found
+
     def forget_after(self, step: int) -> None:
         """Drops rows behind a checkpoint, and a torn last one: they are written again."""
         rows = self._path.read_text(encoding="utf-8").split("\n")[1:-1]

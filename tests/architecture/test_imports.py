@@ -42,6 +42,7 @@ CONFIGURATION = {
         "huggingface_checks",
         "term_checks",
         "label_checks",
+        "logger_checks",
         "compose",
         "points",
         "usage",
@@ -52,16 +53,39 @@ CONFIGURATION = {
 COMMANDS = {
     "run": {"report"},
     "translate": {"decoding", "models", "data", "types"},
+    "dashboard": set(),
     "check": {"checks"},
     "report": {"report"},
     "sweep": {"sweep"},
     "budget": {"strategies.footprint", "strategies.lecture", "strategies.trainings", "models.shapes"},
 }
-LIGHT = {"artifacts", "recipes", "report", "sweep", "stages", "run", "check", "budget", *FREE, *CONFIGURATION}
+LIGHT = {
+    "artifacts",
+    "recipes",
+    "report",
+    "sweep",
+    "stages",
+    "run",
+    "check",
+    "budget",
+    "dashboard",
+    *FREE,
+    *CONFIGURATION,
+}
 LIGHT |= {"strategies.footprint", "strategies.lecture"}  # what a sweep may ask before a GPU is there
 HEAVY = {
     *("torch", "lightning", "pytorch_lightning", "torchmetrics", "transformers", "datasets", "sacrebleu", "numpy"),
-    *("sentencepiece", "pyarrow", "pandas", "safetensors", "jaxtyping", "wandb", "ctranslate2"),
+    *(
+        "sentencepiece",
+        "pyarrow",
+        "pandas",
+        "safetensors",
+        "jaxtyping",
+        "wandb",
+        "wandb_workspaces",
+        "ctranslate2",
+        "PIL",
+    ),
 }
 
 FILES = {
