@@ -119,8 +119,8 @@ def _train(
         loggers=[metrics],
         callbacks=[
             validation,
-            Resume(checkpoint, loader, metrics, validation, every=NUM_STEPS // 2),
             Progress("check", every=1),
+            Resume(checkpoint, loader, metrics, validation, every=NUM_STEPS // 2),
         ],
         checkpoint=checkpoint,
     )

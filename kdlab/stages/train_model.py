@@ -151,8 +151,8 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
             loggers=[metrics, *loggers],
             callbacks=[
                 validation,
-                Resume(scratch / "last.ckpt", loader, metrics, validation, every=local["checkpoint_every"]),
                 Progress(local["name"], every=local["log_every"]),
+                Resume(scratch / "last.ckpt", loader, metrics, validation, every=local["checkpoint_every"]),
             ],
             checkpoint=scratch / "last.ckpt",
         )

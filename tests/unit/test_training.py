@@ -101,7 +101,7 @@ def train(folder: Path, *, max_steps: int = 6, objective=KD, optim=ADAM, microba
         precision=changes.get("precision", "fp32"),
         strategy=Single().trainer_arguments("cpu"),
         loggers=[metrics],
-        callbacks=[validation, Resume(checkpoint, loader, metrics, validation, every=2), Progress("test", every=1)],
+        callbacks=[validation, Progress("test", every=1), Resume(checkpoint, loader, metrics, validation, every=2)],
         checkpoint=checkpoint,
     )
     return Trained(module, validation, steps, folder)
@@ -267,6 +267,8 @@ def test_a_signal_saves_the_step_under_way_and_ends(tmp_path, monkeypatch, numbe
     assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3  # checkpoints are due at 2, 4, ...
     assert signal.getsignal(number) == before
     assert train(tmp_path, max_steps=5).steps == 5
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows if "train/loss" in row] == ["1", "2", "3", "4", "5"]
 
 
 def test_a_checkpoint_that_is_cut_short_is_called_so(tmp_path):
