@@ -159,19 +159,36 @@ class HuggingFaceEngine:
         )
         ended = [_until_eos(ids[len(self.prompt) :], self.eos_ids) for ids in made.tolist()]
         hypotheses = [ids[: limits[at // beams]] for at, ids in enumerate(ended)]  # EOS last, or cut off
-        log_probs = self._log_probs(rules, hypotheses, hidden, mask, beams)
-        found: list[list[Candidate]] = []
-        for start in range(0, len(hypotheses), config.beam_size):
-            rows = [row for row in range(start, start + config.beam_size) if hypotheses[row]]
-            found.append(self._best([self._candidate(hypotheses[row], log_probs[row]) for row in rows]))
-        return found
+        kept = [
+            self._kept(hypotheses, range(start, start + config.beam_size))
+            for start in range(0, len(hypotheses), config.beam_size)
+        ]
+        rows = [row for sentence in kept for row in sentence]
+        states = torch.tensor(rows, device=device) // beams
+        scored = [hypotheses[row] for row in rows]
+        log_probs = dict(zip(rows, self._log_probs(rules, scored, hidden, mask, states), strict=True))
+        candidates = ([self._candidate(hypotheses[row], log_probs[row]) for row in sentence] for sentence in kept)
+        return [
+            sorted(found, key=lambda candidate: (not candidate.finished, -candidate.score))[: config.n_best]
+            for found in candidates
+        ]
 
-    def _log_probs(self, rules: Rules, hypotheses: list[list[int]], hidden: Tensor, mask: Tensor, beams: int) -> Any:
-        """In nats, of every hypothesis; `beams` of them share a row of encoder states."""
+    def _kept(self, hypotheses: list[list[int]], rows: range) -> list[int]:
+        """Those of a sentence that may be wanted: of a search, which brings the best first, only what has ended, but
+        all where nothing has (what is cut off is in no order)."""
+        found = [row for row in rows if hypotheses[row]]
+        if self.sampling is not None:
+            return found
+        return [row for row in found if hypotheses[row][-1] in self.eos_ids][: self.config.n_best] or found
+
+    def _log_probs(
+        self, rules: Rules, hypotheses: list[list[int]], hidden: Tensor, mask: Tensor, states: Tensor
+    ) -> list[float]:
+        """In nats, of every hypothesis; `states` are their rows of encoder states."""
         from transformers.modeling_outputs import BaseModelOutput
 
         found: list[float] = []
-        longest = max(map(len, hypotheses))
+        longest = max(map(len, hypotheses), default=0)
         rows = max(1, LOGITS_AT_ONCE // (len(self.forbidden_V) * (longest + len(self.prompt))))
         for start in range(0, len(hypotheses), rows):
             part = hypotheses[start : start + rows]
@@ -180,7 +197,7 @@ class HuggingFaceEngine:
                 tgt[row, : len(ids)] = torch.tensor(ids)
             tgt = tgt.to(hidden.device)
             prompt = torch.tensor([self.prompt], device=hidden.device).expand(len(part), -1)
-            source = torch.arange(start, start + len(part), device=hidden.device) // beams
+            source = states[start : start + rows]
             logits = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden[source]),
                 attention_mask=mask[source],
@@ -196,12 +213,6 @@ class HuggingFaceEngine:
         text = one_line(self.tokenizer.decode(ids, skip_special_tokens=True))
         score = log_prob / len(ids) ** self.config.length_penalty
         return Candidate(text, None, score, log_prob, len(ids), ids[-1] in self.eos_ids)
-
-    def _best(self, candidates: list[Candidate]) -> list[Candidate]:
-        """As ours: of a search cut-off ones only where none has ended, of samples behind all that have."""
-        ended = [candidate for candidate in candidates if candidate.finished]
-        kept = candidates if self.sampling is not None else ended or candidates
-        return sorted(kept, key=lambda candidate: (not candidate.finished, -candidate.score))[: self.config.n_best]
 
 
 def _until_eos(ids: list[int], eos_ids: list[int]) -> list[int]:
