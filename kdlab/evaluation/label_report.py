@@ -150,25 +150,29 @@ class Figures:
 def markdown(report: dict[str, Any]) -> str:
     """report.json as a page to read."""
     mode = report["mode"]
-    figures = [
-        ("rows", f"{report['rows']:,}"),
-        ("labels", f"{report['labels']:,} for {report['labelled_rows']:,} rows (labels.choose={report['choose']})"),
-        (
-            "log-probability of the mode",
-            f"{mode['log_prob_per_sentence']} a sentence, {mode['log_prob_per_token']} a token",
-        ),
-        ("p(mode)", f"{mode['prob']}; of all n-best {mode['share_of_nbest']}"),
-        ("length ratio to the sources", f"labels {report['length_ratio']}, gold {report['gold_length_ratio']}"),
-        ("distinct words", f"labels {report['types']:,}, gold {report['gold_types']:,}"),
-        *(
-            (f"{name} against gold", f"{report[name]['score']:.2f} ({report[name]['signature']})")
-            for name in METRICS
-            if report[name]
-        ),
-        ("best hypothesis dropped, another taken", f"{report['replaced']:,} rows"),
-        ("labels by rank of the hypothesis", ", ".join(f"{count:,}" for count in report["ranks"])),
-    ]
-    lines = ["# Pseudo-labels", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in figures)]
+    figures = {
+        "rows": f"{report['rows']:,}",
+        "labels": f"{report['labels']:,} of {report['labelled_rows']:,} rows, labels.choose={report['choose']}",
+        "log-probability of the mode, nats a sentence": mode["log_prob_per_sentence"],
+        "log-probability of the mode, nats a token": mode["log_prob_per_token"],
+        "p(mode)": mode["prob"],
+        "p(mode) over p of all n-best": mode["share_of_nbest"],
+        "tokens of labels over tokens of sources": report["length_ratio"],
+        "tokens of gold over tokens of sources": report["gold_length_ratio"],
+        "distinct words of labels": f"{report['types']:,}",
+        "distinct words of gold": f"{report['gold_types']:,}",
+        "best hypothesis dropped, another one taken": f"{report['replaced']:,} rows",
+        "chosen by rank of the hypothesis": ", ".join(f"{count:,}" for count in report["ranks"]),
+    }
+    for name in METRICS:
+        if report[name]:
+            signature = report[name]["signature"].replace("|", "\\|")  # it stands in a table
+            figures[f"{name} against gold"] = f"{report[name]['score']:.2f} ({signature})"
+    if report["reverse"]:
+        figures["nll of the source by the reverse model, nats a token"] = report["reverse"]["nll_per_token"]
+        figures["nll of the source where labels are kept"] = report["reverse"]["nll_per_token_kept"]
+    table = [f"| {name} | {'-' if value is None else value} |" for name, value in figures.items()]
+    lines = ["# Pseudo-labels", "", "| | |", "|---|---|", *table]
     lines += ["", "| rule | hypotheses dropped | rows without a label | share of rows |", "|---|---|---|---|"]
     lines += [
         f"| {rule} | {counts['hypotheses']:,} | {counts['rows']:,} | {counts['share_of_rows']:.4%} |"
@@ -187,4 +191,4 @@ def _add_words(seen: HashSet, texts: Iterable[str]) -> int:
 
 
 def _mean(total: float, number: int) -> float | None:
-    return round(total / number, 6) if number else None
+    return float(f"{total / number:.6g}") if number else None

@@ -276,8 +276,9 @@ def test_the_report_by_hand(tmp_path, corpus):
         "score": round(-0.25 / 4, 4),
     }
     page = (tmp_path / "labels/report.md").read_text()
+    assert "(nrefs:1\\|case:mixed\\|eff:no" in page
     assert "| missing | 0 | 1 | 20.0000% |" in page and "  - label: the cat sleeps\n" in page
-    assert "| distinct words | labels 8, gold 9 |" in page
+    assert "| distinct words of labels | 8 |\n| distinct words of gold | 9 |\n" in page
 
 
 def test_one_hypothesis_a_row_has_no_share_and_figures_of_decoding_pass_through(tmp_path, corpus):
