@@ -36,9 +36,9 @@ class Subset:
     def _first(self, row_id: np.ndarray, available: np.ndarray, name: str, share: float) -> np.ndarray:
         if not 0.0 < share <= 1.0:
             raise UserError(f"{name} must be in (0, 1], got {share}: it is a share of the rows; write e.g. 0.05")
-        if share == 1.0:
-            return available
         there = np.flatnonzero(available)
+        if share == 1.0 or not len(there):
+            return available
         count = round(share * len(there))
         if not count:
             raise UserError(

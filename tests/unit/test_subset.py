@@ -1,7 +1,5 @@
 """The low-data regime: exact, nested, seeded shares of gold targets and pseudo-labels, independent of each other."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -10,7 +8,7 @@ from kdlab.data.mixing import Mixing
 from kdlab.data.subset import WHOLE, Subset
 from kdlab.errors import UserError
 from kdlab.stages.train_model import _tell_rows
-from tests.unit.test_batching import FakeRows
+from tests.unit.test_batching import FakeLabels, FakeRows
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 NUM_ROWS = 3000
@@ -58,10 +56,15 @@ def test_a_share_of_nothing_is_refused():
             Subset(pseudo_share=bad).pseudo(ROW_ID, EVERYWHERE)
 
 
+def test_of_no_labels_there_is_no_share():
+    """An untrained teacher may leave all rows without; they keep their gold, as without a share."""
+    assert not Subset(pseudo_share=0.5).pseudo(ROW_ID, ~EVERYWHERE).any()
+
+
 def stream(subset=WHOLE, labelled=EVERYWHERE, mixing=None):
     """Rows whose gold has 5 tokens and whose label has 7."""
     rows = FakeRows([[8, 8, 8, 0]] * NUM_ROWS, [[8, 8, 8, 8, 0]] * NUM_ROWS)
-    labels = SimpleNamespace(has_label=labelled, tgt_len=7 * labelled) if mixing else None
+    labels = FakeLabels([[8] * 6 + [0] if has else [] for has in labelled]) if mixing else None
     pads = {"src_pad_id": 9, "tgt_pad_id": 9}
     return StepStream(rows, 3, 100, 100, **pads, labels=labels, mixing=mixing or Mixing(), subset=subset)
 
