@@ -14,18 +14,23 @@ class Offloaded:
 
     def __init__(self, parameters: Iterable[nn.Parameter], device: torch.device):
         self._device = device
+        self._visits = False
         self._homes = [(parameter, parameter.data.cpu()) for parameter in parameters]
         if device.type == "cuda":
             self._homes = [(parameter, home.pin_memory()) for parameter, home in self._homes]
         self.give_back()
 
     def fetch(self) -> None:
-        """Copies the weights to the device."""
+        """Copies the weights to the device, where they are not there yet."""
+        if self._visits:
+            return
+        self._visits = True
         for parameter, home in self._homes:
             parameter.data = home.to(self._device, non_blocking=True, copy=True)
 
     def give_back(self) -> None:
         """Forgets the copies."""
+        self._visits = False
         for parameter, home in self._homes:
             parameter.data = home
 
