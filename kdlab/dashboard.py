@@ -112,7 +112,7 @@ def _make(overrides: list[str]) -> None:
             "dry_run=true to see the workspace"
         )
     try:
-        workspace(node.get("entity") or wandb.Api().default_entity, node.project).save()
+        workspace(str(node.get("entity") or wandb.Api().default_entity), node.project).save()
     except wandb.Error as error:
         raise UserError(
             f"W&B did not take the workspace ({error}); check the network, the names logger.wandb.entity and "

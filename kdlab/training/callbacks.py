@@ -153,8 +153,8 @@ class Resume(Callback):
 
     The checkpoint appears whole or not at all, and holds tensors and plain values only. It is one file with whole
     tensors, whatever the strategy, so that any other strategy and number of ranks goes on from it with the same steps.
-    SIGTERM and SIGUSR1 ask for one after the step under way, and then for the end. Stands behind the callbacks that log,
-    for a step that a checkpoint counts as done must be in the log.
+    SIGTERM and SIGUSR1 ask for one after the step under way, and then for the end. Stands behind the callbacks that
+    log, for a step that a checkpoint counts as done must be in the log.
     """
 
     def __init__(self, path: Path, steps: Steps, metrics: MetricsCsv, validation: Validation, *, every: int):
