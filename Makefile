@@ -22,14 +22,12 @@ lint: $(STAMP)
 bench: $(STAMP) ## slow measurements, not part of the tests; each prints its numbers and fails beyond its limit
 	set -e; for file in tests/bench_*.py; do echo "== $$file"; $(BIN)/python $$file; done
 
-nightly: $(STAMP) ## slow tests: every strategy against one process under all objectives, every way in which a process can die
+nightly: $(STAMP) ## slow tests: every strategy under all objectives, every way in which a training or a labelling can die
 	PARITY=everything KDLAB_FAULTS=all $(BIN)/python -m pytest tests/integration/test_parity.py tests/integration/test_ranks.py
+	$(BIN)/python tests/crash_labelling.py
 
 look: $(STAMP) ## pictures of a report in a headless chromium, 1280 and 400 pixels wide, in build/look
 	$(BIN)/python tests/look_report.py
-
-nightly: $(STAMP) ## tests that are too slow for every change
-	$(BIN)/python tests/crash_labelling.py
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "kdlab needs Python 3.10 or later, this is %s; write PYTHON=<another python>" % sys.version.split()[0])'
