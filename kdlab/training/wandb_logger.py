@@ -139,13 +139,20 @@ class WandbLogger(Logger):
 
 def choose_mode(mode: Mode) -> tuple[Mode, str]:
     """(`mode`, why); for auto: WANDB_MODE where it is set, else online, but offline without key or network and in SLURM
-    jobs, whose machines often have none. Takes a few seconds at most and asks nothing."""
+    jobs, whose machines often have none. Takes a few seconds at most and asks nothing.
+
+    Raises: UserError where WANDB_MODE is none of them.
+    """
     if mode != "auto":
         return mode, f"logger.wandb.mode={mode}"
     asked = {"dryrun": "offline", "run": "online"}.get(os.environ.get("WANDB_MODE", ""), os.environ.get("WANDB_MODE"))
     for known in ("online", "offline", "disabled"):
         if asked == known:
             return known, f"WANDB_MODE={known}"
+    if asked:
+        raise UserError(
+            f"WANDB_MODE={asked} is no mode that kdlab knows; set it to online, offline or disabled, or unset it"
+        )
     if "SLURM_JOB_ID" in os.environ:
         return "offline", "in a SLURM job; logger.wandb.mode=online sends at once"
     url = wandb.setup(wandb.Settings(silent=True)).settings.base_url  # login would ask the server who it is, to say it

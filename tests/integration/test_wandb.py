@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import wandb
 
 from kdlab import files, run
+from kdlab.stages import train_loggers
 from kdlab.training import wandb_logger
 from kdlab.training.loggers import Training
 from kdlab.training.wandb_logger import WandbLogger
@@ -26,8 +26,7 @@ TINY = [
     "trainer.tokens_per_step=200", "trainer.val_every=1", "trainer.log_every=1",
 ]  # fmt: skip
 OTHERS = [  # of Lightning's, under names of the user's
-    "+logger.csv={_target_: lightning.pytorch.loggers.CSVLogger, save_dir: ${paths.runs}/lightning, version: x}",
-    "+logger.plain={_target_: lightning.pytorch.loggers.WandbLogger, offline: true, save_dir: ${paths.runs}/plain}",
+    "+logger.csv={_target_: lightning.pytorch.loggers.CSVLogger, save_dir: ${paths.runs}/lightning}",
     "+logger.tensorboard._target_=kdlab.training.loggers.tensorboard",
 ]
 
@@ -53,7 +52,7 @@ def alone(patch: pytest.MonkeyPatch, home: Path) -> None:
 def inspect(folder: Path) -> list[dict]:
     """The records of an offline run, by W&B's own reader."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "WANDB_MODE": ""})
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in found.stdout.splitlines()]
 
 
@@ -84,7 +83,6 @@ def finished(tmp_path_factory):
         alone(patch, home)
         patch.setenv("WANDB_API_KEY", KEY)
         patch.setenv("WANDB_RUN_GROUP", "deck-temperature")
-        patch.setenv("WANDB_MODE", "unknown")  # restored afterwards: Lightning's logger sets it
         yield Finished(home)
         wandb.teardown()
 
@@ -161,10 +159,22 @@ def test_a_planted_key_is_in_no_file_and_nothing_said(finished):
 
 
 def test_lightnings_own_loggers_work_beside_it(finished):
-    assert (finished.home / "runs/lightning/lightning_logs/x/metrics.csv").read_text().count("\n") > 2
-    assert len(list((finished.home / "runs/plain/wandb").glob("offline-run-*/*.wandb"))) == 2  # of teacher and student
+    logs = list((finished.home / "runs/lightning").glob("*/version_*/metrics.csv"))
+    assert [log.read_text().count("\n") > 2 for log in logs] == [True, True]
     events = [list((finished.point / "tensorboard" / step).glob("events*")) for step in ("teacher", "student")]
     assert [len(found) for found in events] == [1, 1] and all(f[0].stat().st_size > 1000 for f in events)
+
+
+def test_lightnings_own_wandb_logger_has_a_run_for_each_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")  # restored afterwards: Lightning's logger sets it
+    files.write_json(tmp_path / "run.json", {"choices": {"recipe": "word_kd"}, "config": {"name": "toy"}})
+    node = {"_target_": "lightning.pytorch.loggers.WandbLogger", "offline": True, "save_dir": str(tmp_path)}
+    for step in ("teacher", "student"):
+        with train_loggers.opened({"loggers": [node], "run": str(tmp_path), "name": step}, tmp_path) as (theirs,):
+            theirs.log_metrics({"a": 1.0}, 1)
+            assert wandb.run is not None
+        assert wandb.run is None
+    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 2
 
 
 def logger(scratch: Path, mode: str) -> WandbLogger:

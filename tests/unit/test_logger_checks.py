@@ -8,7 +8,7 @@ import wandb
 
 from kdlab import dashboard, logger_checks
 from kdlab.compose import compose
-from kdlab.errors import ConfigError
+from kdlab.errors import ConfigError, UserError
 from kdlab.training.wandb_logger import choose_mode
 
 KEY = "5ec2e7" * 6 + "5ec2"
@@ -75,6 +75,9 @@ def test_auto_is_online_with_key_and_network_alone(server, monkeypatch):
     for asked, mode in {"online": "online", "disabled": "disabled", "dryrun": "offline", "run": "online"}.items():
         monkeypatch.setenv("WANDB_MODE", asked)
         assert choose_mode("auto") == (mode, f"WANDB_MODE={mode}")
+    monkeypatch.setenv("WANDB_MODE", "shared")
+    with pytest.raises(UserError, match="WANDB_MODE=shared is no mode"):
+        choose_mode("auto")
     monkeypatch.delenv("WANDB_MODE"), monkeypatch.delenv("SLURM_JOB_ID")
     server.close()
     assert choose_mode("auto")[1].startswith("no network to http://127.0.0.1")
