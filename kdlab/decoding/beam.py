@@ -169,14 +169,14 @@ def beam_search(model: Transformer | Ensemble, src_ids: list[list[int]], config:
         if not remaining:
             break
         first_B1 = torch.arange(len(searched), device=device)[:, None] * K
-        rows_R = (first_B1 + beams_BK).flatten()
-        if not torch.equal(rows_R, torch.arange(len(rows_R), device=device)):
-            state.reorder(rows_R)
+        rows_BK = first_B1 + beams_BK
         if len(remaining) < REPACK_BELOW * len(searched):
             kept = torch.tensor(remaining, device=device)
-            state.keep(kept)
+            state.keep(kept, rows_BK[kept].flatten())
             searched = [searched[at] for at in remaining]
             tokens_BK, scores_BK, history_BKT = tokens_BK[kept], scores_BK[kept], history_BKT[kept]
+        elif not torch.equal(rows_BK.flatten(), torch.arange(rows_BK.numel(), device=device)):
+            state.reorder(rows_BK.flatten())
 
     for sentence in sentences:
         if not sentence.found:

@@ -73,6 +73,6 @@ class EnsembleState:
         for state in self.members:
             state.reorder(rows)
 
-    def keep(self, sentences: Int[Tensor, "B"]) -> None:
+    def keep(self, sentences: Int[Tensor, "B"], rows: Int[Tensor, "R"] | None = None) -> None:
         for state in self.members:
-            state.keep(sentences)
+            state.keep(sentences, rows)

@@ -147,14 +147,22 @@ class DecoderState:
     def reorder(self, rows: Int[Tensor, "R"]) -> None:
         """Row r goes on from what row `rows[r]`, of the same sentence, has decoded."""
         for slot, past in enumerate(self._past):
-            if self._spare is None or self._spare.shape[1:] != past.shape[1:] or len(self._spare) != len(rows):
+            if self._spare is None or self._spare.shape[1:] != past.shape[1:] or len(self._spare) < len(rows):
                 self._spare = past.new_empty(len(rows), *past.shape[1:])
-            torch.index_select(past, 0, rows, out=self._spare)
-            self._past[slot], self._spare = self._spare, past
+            reordered = self._spare[: len(rows)]
+            torch.index_select(past, 0, rows, out=reordered)
+            self._past[slot], self._spare = reordered, past
 
-    def keep(self, sentences: Int[Tensor, "B"]) -> None:
-        """Drops every sentence that is not in `sentences` (positions in the present batch, ascending)."""
-        rows = sentences[:, None] * self.beam_size + torch.arange(self.beam_size, device=sentences.device)
-        self.reorder(rows.flatten())
+    def keep(self, sentences: Int[Tensor, "B"], rows: Int[Tensor, "R"] | None = None) -> None:
+        """Drops every sentence that is not in `sentences` (positions in the present batch, ascending).
+
+        Args:
+            rows: what the rows that stay go on from, as for `reorder`; each from itself if left out.
+        """
+        if rows is None:
+            rows = (
+                sentences[:, None] * self.beam_size + torch.arange(self.beam_size, device=sentences.device)
+            ).flatten()
+        self.reorder(rows)
         self.cross = [tuple(x.index_select(0, sentences) for x in layer) for layer in self.cross]
         self.visible_B11S = self.visible_B11S.index_select(0, sentences)

@@ -33,7 +33,8 @@ class Int8Linear(nn.Module):
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         x_NI = x.flatten(0, -2).float()
-        scale_N1 = x_NI.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12) / LARGEST
+        largest_N1 = torch.maximum(x_NI.amax(dim=1, keepdim=True), -x_NI.amin(dim=1, keepdim=True))  # no |x| in memory
+        scale_N1 = largest_N1.clamp_(min=1e-12) / LARGEST
         product_NO = torch._int_mm((x_NI / scale_N1).round_().to(torch.int8), self.weight_IO)
         y_NO = product_NO.float().mul_(scale_N1).mul_(self.scale_O)
         if self.bias is not None:
