@@ -175,6 +175,8 @@ class Store:
             shutil.rmtree(older, ignore_errors=True)
         if left:
             os.rename(left[-1], work)
+            for half in work.rglob(".*.tmp"):  # killed while it wrote a file
+                half.unlink()
             runtime.say(f"{step.name}: resuming what an earlier run left")
         else:
             work.mkdir(parents=True)
