@@ -36,7 +36,7 @@ class Attempts:
     def note(self) -> None:
         """Writes the seconds so far."""
         with self._guard:
-            if self._file is not None:
+            if self._file is not None and self._file.parent.is_dir():  # else another process took it over: see Store
                 files.write_json(self._file, [*self._earlier, self._now()])
 
     def stop(self) -> None:

@@ -17,6 +17,7 @@ the hypotheses are those of the fp32 teacher in PyTorch.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -70,9 +71,12 @@ def assist(scratch: Path, inputs: dict[str, Path], params: dict[str, Any], local
     try:
         with runtime.stopped_by_sigterm():
             _Work(scratch, inputs, params, local).decode()
-    except FileNotFoundError:
-        if scratch.exists():
-            raise  # else `run` has ended meanwhile
+    except Exception:  # whose folder is gone says so in its own way: CTranslate2Model.open takes it for a bad model
+        if (scratch / "shards").exists():  # not `scratch`: an export under way may have made its folder anew
+            raise
+        shutil.rmtree(scratch / "engines", ignore_errors=True)  # `run` has ended meanwhile
+        with contextlib.suppress(OSError):
+            scratch.rmdir()
 
 
 class _Work:

@@ -22,6 +22,7 @@ from kdlab.data.hypotheses import FILE, read_hypotheses
 from kdlab.data.prepared import ROWS_SCHEMA, PreparedCorpus
 from kdlab.decoding import engines, shared_work
 from kdlab.decoding.engine import Candidate
+from kdlab.errors import UserError
 from kdlab.stages import decode_sources
 from kdlab.types import EOS_ID
 from tests.unit.test_decoding_stages import DECODE, LOCAL, model_folder, prepare
@@ -307,6 +308,33 @@ def test_a_worker_that_was_taken_for_dead_and_wakes_up_changes_nothing(corpus, m
     decode_sources.run(tmp_path / "shared", made, PARAMS, LOCAL)
     assert not sleeper.is_alive() and content(tmp_path / "shared") == content(tmp_path / "alone")
     assert not list((scratch / "shards").glob("*.part"))
+
+
+@pytest.mark.parametrize("ends", ["with an error of its own", "with an engine"])
+def test_a_helper_whose_engine_is_ready_when_all_is_done_ends_quietly(corpus, made, tmp_path, monkeypatch, ends):
+    """An export makes its folder anew, and CTranslate2 says of one that is gone that it is no model."""
+    shared = tmp_path / "key.shared"
+    shared.mkdir()
+
+    def slow(*_, scratch, **__):
+        shutil.rmtree(shared)  # by the owner, who has published
+        (scratch / "ctranslate2").mkdir(parents=True)
+        if ends == "with an engine":
+            return Fake(corpus)
+        raise UserError("no CTranslate2 directory that kdlab has exported")
+
+    monkeypatch.setattr(engines, "open_engine", slow)
+    decode_sources.assist(shared, made, PARAMS, LOCAL)
+    assert not shared.exists()
+
+
+def test_a_helper_tells_its_error_while_there_is_work(corpus, made, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise UserError("no model")
+
+    monkeypatch.setattr(engines, "open_engine", broken)
+    with pytest.raises(UserError, match="no model"):
+        decode_sources.assist(tmp_path, made, PARAMS, LOCAL)
 
 
 HELPER = """

@@ -12,6 +12,7 @@ import pytest
 
 from kdlab import files
 from kdlab.artifacts import store as store_module
+from kdlab.artifacts.attempts import Attempts
 from kdlab.artifacts.stage import Step, canonical_json, key, needed, plan_keys
 from kdlab.artifacts.store import Store
 from kdlab.errors import UserError
@@ -272,3 +273,14 @@ def test_kill_nine_then_the_same_command_resumes(tmp_path):
     assert pids[:3] == [str(first.pid)] * 3 and pids[3] in {str(rival.pid) for rival in rivals}
     assert files.read_json(manifest)["attempts"] == 2
     assert list((tmp_path / "make").iterdir()) == [manifest.parent]
+
+
+def test_who_lost_its_work_folder_makes_no_new_one(tmp_path):
+    """The newest work folder is resumed and older ones are removed: an empty one would cost the work in the other."""
+    attempts, work = Attempts(), tmp_path / "key.work-a"
+    work.mkdir()
+    attempts.begin(work)
+    work.rename(tmp_path / "key.work-b")
+    attempts.note()
+    attempts.stop()
+    assert [path.name for path in tmp_path.iterdir()] == ["key.work-b"]
