@@ -311,12 +311,13 @@ def _tell_rows(stream: StepStream) -> None:
     gold, label = stream.usable
     pseudo = gold & False if label is None else label
     used, mix = int((gold | pseudo).sum()), stream.mixing.mix
-    if used == len(stream.rows) or not used:
+    if not used:
         return
-    runtime.say(
-        f"{used:,} of {len(stream.rows):,} training rows are used, the others have no target here: {gold.sum():,} gold "
-        f"targets and {pseudo.sum():,} pseudo-labels"
-    )
+    if used < len(stream.rows):
+        runtime.say(
+            f"{used:,} of {len(stream.rows):,} training rows are used, the others have no target here: "
+            f"{gold.sum():,} gold targets and {pseudo.sum():,} pseudo-labels"
+        )
     share = ((gold & ~pseudo).sum() + mix * (gold & pseudo).sum()) / used
     if label is not None and stream.mixing.mix_by == "sampling" and abs(share - mix) > 0.02:
         runtime.say(

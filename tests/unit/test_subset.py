@@ -103,6 +103,9 @@ def test_equal_shares_keep_the_mixture(capsys):
 
 
 def test_unequal_shares_say_what_became_of_the_mixture(capsys):
+    _tell_rows(stream(Subset(1.0, 0.05), mixing=Mixing(0.34)))  # every row is used
+    said = capsys.readouterr().err
+    assert "mix=0.34, but about 96.7% of an epoch is gold" in said and "rows are used" not in said
     labelled = np.arange(NUM_ROWS) % 5 > 0
     _tell_rows(stream(Subset(0.05), labelled, Mixing(0.34)))
     said = capsys.readouterr().err
