@@ -51,7 +51,8 @@ class Mode:
         self.prob += math.exp(best.log_prob)
         if len(whole) > 1:
             self.rows_nbest += 1
-            self.share += 1 / sum(math.exp(min(one.log_prob - best.log_prob, 700.0)) for one in whole)
+            different = {(*one.tgt, round(one.log_prob, 3)): one.log_prob for one in whole}  # samples may be equal
+            self.share += 1 / sum(math.exp(min(found - best.log_prob, 700.0)) for found in different.values())
 
     def figures(self) -> dict[str, Any]:
         """The means; null where there is nothing to take one of."""
