@@ -264,6 +264,7 @@ class StepStream:
     labels: Any = None  # data.labels.PseudoLabels; None: gold alone
     mixing: Mixing = GOLD_ALONE
     subset: Subset = WHOLE
+    reads_gold: bool = True  # whether a term looks at gold targets; else rows with a label alone are trained on
     tag_id: int | None = None  # stands before the sources of pseudo-labels
     noise: SourceNoise | None = None  # on the student's sources
     start: StreamPosition = BEGINNING
@@ -297,7 +298,11 @@ class StepStream:
         """Marks of the gold targets and of the pseudo-labels that may be used; None where there are no labels."""
         row_id = np.asarray(self.rows.row_id)
         gold = self.subset.gold(row_id, np.asarray(self.rows.tgt_len) > 0)
-        return gold, None if self.labels is None else self.subset.pseudo(row_id, np.asarray(self.labels.has_label))
+        if self.labels is None:
+            return gold, None
+        pseudo = self.subset.pseudo(row_id, np.asarray(self.labels.has_label))
+        # A teacher that has learnt nothing may leave no label at all; then there is nothing else to step over.
+        return gold & (self.reads_gold or not pseudo.any()), pseudo
 
     def _steps(self, lengths: Lengths, number: int) -> list[np.ndarray]:
         """The steps of an epoch over the rows that bring a target to it."""

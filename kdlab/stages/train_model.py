@@ -106,6 +106,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
         corpus.train,
         labels=labels,
         mixing=Mixing(params["mix"], params["mix_by"]) if labels is not None else GOLD_ALONE,
+        reads_gold=any(term.on != "pseudo" for term in objective.active.values()),
         subset=Subset(params.get("gold_share", 1.0), params.get("pseudo_share", 1.0), params.get("subset_seed", 1)),
         seed=params["seed"],
         tokens_per_step=trainer["tokens_per_step"],

@@ -61,12 +61,12 @@ def test_of_no_labels_there_is_no_share():
     assert not Subset(pseudo_share=0.5).pseudo(ROW_ID, ~EVERYWHERE).any()
 
 
-def stream(subset=WHOLE, labelled=EVERYWHERE, mixing=None):
+def stream(subset=WHOLE, labelled=EVERYWHERE, mixing=None, **more):
     """Rows whose gold has 5 tokens and whose label has 7."""
     rows = FakeRows([[8, 8, 8, 0]] * NUM_ROWS, [[8, 8, 8, 8, 0]] * NUM_ROWS)
     labels = FakeLabels([[8] * 6 + [0] if has else [] for has in labelled]) if mixing else None
     pads = {"src_pad_id": 9, "tgt_pad_id": 9}
-    return StepStream(rows, 3, 100, 100, **pads, labels=labels, mixing=mixing or Mixing(), subset=subset)
+    return StepStream(rows, 3, 100, 100, **pads, labels=labels, mixing=mixing or Mixing(), subset=subset, **more)
 
 
 def test_an_epoch_holds_the_rows_of_the_subset_alone():
@@ -84,6 +84,16 @@ def test_an_epoch_holds_the_rows_of_the_subset_alone():
         assert not (epoch.takes_gold & ~gold5).any() and not (epoch.takes_pseudo & ~pseudo).any()
         assert (epoch.takes_gold & epoch.takes_pseudo).any() == (mixing.mix_by == "weights")
         assert (both.epoch(3).takes_gold != epoch.takes_gold).any() == (mixing.mix_by == "sampling")
+
+
+@pytest.mark.parametrize("mixing", [Mixing(0.0), Mixing(0.0, "weights")])
+def test_gold_that_no_term_reads_fills_no_step(mixing):
+    """5 % of the labels and seq_kd: else 19 of 20 tokens of a step would be gold that teaches nothing."""
+    subset = Subset(pseudo_share=0.05)
+    epoch = stream(subset, EVERYWHERE, mixing, reads_gold=False).epoch(0)
+    assert not epoch.takes_gold.any() and epoch.takes_pseudo.sum() == 150
+    assert sorted(np.concatenate(epoch.steps)) == np.flatnonzero(subset.pseudo(ROW_ID, EVERYWHERE)).tolist()
+    assert stream(subset, ~EVERYWHERE, mixing, reads_gold=False).epoch(0).takes_gold.all()
 
 
 def test_equal_shares_keep_the_mixture(capsys):
