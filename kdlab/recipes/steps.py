@@ -126,6 +126,7 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
             **({"mix": settings["mix"], "mix_by": settings["mix_by"]} if labels else {}),
             **({"label_tag": settings["label_tag"]} if labels and settings["label_tag"] else {}),
             **({"source_noise": settings["source_noise"]} if any(settings["source_noise"].values()) else {}),
+            **({"only_labelled": True} if labels and not gold else {}),  # rows without label teach nothing
             **({**shares, "subset_seed": settings["subset_seed"]} if shares else {}),
             **({"teacher_precision": teacher_precision} if own_precision else {}),
             **({"teacher_cache": settings["teacher_cache"]["kind"]} if cached else {}),

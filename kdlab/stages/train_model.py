@@ -46,7 +46,8 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
             goes on from it.
         params: model, init, objective, optim, trainer, max_steps, seed; mix and mix_by with labels; teacher_precision
             where it is not the student's; teacher_cache (its kind) with a cache; gold_share, pseudo_share, subset_seed
-            where not all targets are used; label_tag and source_noise where there is one.
+            where not all targets are used; label_tag and source_noise where there is one; only_labelled where no term
+            reads gold.
         local: device, threads, microbatch_tokens, chunk_size, recompute_layers, checkpoint_every,
             log_every, strategy, loggers, name; run with loggers: the folder of the run, whose names and configuration
             they show.
@@ -106,7 +107,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
         corpus.train,
         labels=labels,
         mixing=Mixing(params["mix"], params["mix_by"]) if labels is not None else GOLD_ALONE,
-        reads_gold=any(term.on != "pseudo" for term in objective.active.values()),
+        reads_gold=not params.get("only_labelled", False),
         subset=Subset(params.get("gold_share", 1.0), params.get("pseudo_share", 1.0), params.get("subset_seed", 1)),
         seed=params["seed"],
         tokens_per_step=trainer["tokens_per_step"],
