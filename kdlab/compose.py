@@ -101,8 +101,8 @@ def _loader(config_dir: Path | None) -> ConfigLoaderImpl:
 
 
 @lru_cache(maxsize=64)
-def _load(loader: ConfigLoaderImpl, config_name: str, lines: tuple[str, ...]) -> DictConfig:
-    """What Hydra composes of choices; the points of a grid share most of theirs."""
+def _load(loader: ConfigLoaderImpl, config_name: str, lines: tuple[str, ...], changed: int) -> DictConfig:
+    """What Hydra composes of choices, which the points of a grid share; `changed`: when the user's YAML last was."""
     with schema.untyped():
         return loader.load_configuration(config_name, list(lines), run_mode=RunMode.RUN)
 
@@ -121,6 +121,9 @@ class _Composition:
     def __init__(self, overrides: Sequence[str], config_dir: Path | None, config_name: str):
         self.overrides, self.config_name = list(overrides), config_name
         self.loader = loader(config_dir)
+        self.changed = (
+            max((path.stat().st_mtime_ns for path in config_dir.rglob("*.yaml")), default=0) if config_dir else 0
+        )
         self.problems: list[str] = []
         self.failed: set[str] = set()  # groups whose choice is not in the composed configuration
         self.groups: list[Override] = []
@@ -233,7 +236,7 @@ class _Composition:
 
     def _load(self, groups: Iterable[Override]) -> DictConfig:
         lines = [str(o.input_line) for o in [*groups, *self.settings]]
-        return _load(self.loader, self.config_name, tuple(lines)).copy()
+        return _load(self.loader, self.config_name, tuple(lines), self.changed).copy()
 
     def _choices(self, groups: list[Override]) -> dict[str, str]:
         return {str(k): str(v) for k, v in self._load(groups).hydra.runtime.choices.items()}

@@ -46,13 +46,18 @@ COMPANIONS = {
     "data=files_semi": ["data.train.1.src={corpus}/train.de.xz"],
     **{f"labels={name}": ["label_decode.n_best=5"] for name in ("best_bleu", "best_chrf", "all")},
     "+experiment=hybrid_multi30k": ["data.root={corpus}"],
+    **{
+        f"+experiment={name}": ["data.root={corpus}", "teacher.path={model}"]
+        for name in ("label_modes_small", "low_data_small")
+    },
 }
 COMPANIONS["data=files_semi"] += COMPANIONS["data=files"]
 YAML = sorted(path for path in CONF.rglob("*.yaml"))
 OPTIONS = [
     f"{'+' if path.parent.name in compose.NEEDS_PLUS else ''}{path.parent.relative_to(CONF)}={path.stem}"
     for path in YAML
-    if path.parent != CONF
+    # grids and launchers are no groups of a run (tests of sweeps have them); tensorboard is not installed with the tests
+    if path.parent != CONF and path.parent.name not in ("sweep", "launcher") and path.stem != "tensorboard"
 ]
 
 
