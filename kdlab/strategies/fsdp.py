@@ -119,4 +119,6 @@ class _ShardedByUs(ModelParallelStrategy):
     """Lightning's, for modules that `distribute` has put where they belong, be it the CPU."""
 
     def model_to_device(self) -> None:
-        pass
+        assert self.lightning_module is not None
+        # What moving would have told the module: where its batches, sums and whole copies are.
+        self.lightning_module._device = self.root_device

@@ -20,6 +20,8 @@ from types import FrameType
 from kdlab import files, runtime
 
 FAILED = "failed.json"  # beside the spec: the exit code of every rank that failed
+# Ranks that are told to stop finish their step (a validation with it) and save; torchrun kills them after 30 s.
+PATIENCE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
 
 
 def command(module: str, spec: Path, devices: int) -> list[str]:
@@ -34,15 +36,15 @@ def launch(module: str, spec: Path, devices: int, threads: int) -> dict[int, int
     Raises: KeyboardInterrupt when told to stop (Ctrl-C, SIGTERM, SIGUSR1), after the ranks have saved and left.
     """
     (spec.parent / FAILED).unlink(missing_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**PATIENCE, **os.environ, "OMP_NUM_THREADS": str(threads)}
     process = subprocess.Popen(command(module, spec, devices), env=environment)
-    try:
-        with _interrupted_by(signal.SIGTERM, signal.SIGUSR1):
+    with _interrupted_by(signal.SIGTERM, signal.SIGUSR1):
+        try:
             code = process.wait()
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        raise
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
     if code == 0:
         return {}
     found = files.read_json(spec.parent / FAILED) if (spec.parent / FAILED).exists() else {"-1": code}
@@ -51,12 +53,16 @@ def launch(module: str, spec: Path, devices: int, threads: int) -> dict[int, int
 
 @contextmanager
 def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
-    """These signals end what is under way, as Ctrl-C does; in the main thread, the only one that gets them."""
+    """The first of these signals ends what is under way, as Ctrl-C does, and no later one disturbs the end: SLURM tells
+    every process of a job, and a batch script's shell tells us once more. In the main thread, the only one that gets
+    them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in numbers}
@@ -74,10 +80,21 @@ def _agent(run_pid: str, devices: str, module: str, spec: str) -> int:
         return 130
     import logging
 
+    from torch.distributed.elastic.multiprocessing import api
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    first = api._terminate_process_handler
+
+    def once(signum: int, frame: FrameType | None) -> None:
+        """A second signal would end the waiting for the ranks, and them with it."""
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(each, signal.SIG_IGN)
+        first(signum, frame)
+
+    api._terminate_process_handler = once
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # where it goes to every process; the ranks and the run heed it
     logging.disable(logging.ERROR)
     try:
         run(parse_args(["--standalone", "--nproc-per-node", devices, "--max-restarts", "0", "-m", module, spec]))
