@@ -17,7 +17,7 @@ from kdlab.artifacts.store import Store
 from kdlab.errors import ConfigError, UserError, did_you_mean
 from kdlab.recipes.plan import make_plan
 from kdlab.sweep import graph, scripts, slurm, status
-from kdlab.sweep.record import Submitted
+from kdlab.sweep.record import FILE, Submitted
 
 HELP = """Runs a grid on a SLURM cluster: shared steps once, then all students at once, then the report.
 
@@ -64,8 +64,11 @@ def submit(overrides: list[str]) -> None:
         raise ConfigError(["two points of the grid are the same run; leave out the values that repeat"])
     store = Store(first.paths.store)
     jobs = graph.jobs(points, lambda stage, key: store.manifest(stage, key) is not None, first.cluster.label_tasks)
-    name = name or f"{first.name}-{hashlib.sha256(repr(sorted(map(sorted, lines))).encode()).hexdigest()[:6]}"
+    grid_lines = sorted(sorted(text for text in line if not text.startswith("dry_run=")) for line in lines)
+    name = name or f"{first.name}-{hashlib.sha256(repr(grid_lines).encode()).hexdigest()[:6]}"
     folder = Path(first.paths.runs) / ".sweeps" / name
+    if not first.dry_run:
+        _refuse(folder, composed)
     runs = sorted({str(Path(one.cfg.paths.runs) / one.cfg.name) for one in composed})
     sweep = Submitted(folder, Path(first.paths.store), runs, jobs, {})
     written = _write(sweep, name, OmegaConf.to_container(first.cluster, resolve=True))
@@ -128,16 +131,34 @@ def _point(composed: compose.Composed) -> graph.Point:
 
 
 def _write(sweep: Submitted, name: str, cluster: Any) -> dict[str, Path]:
-    """Writes task files and scripts; returns the script of each job."""
+    """Writes the scripts; returns that of each job."""
     (sweep.folder / "logs").mkdir(parents=True, exist_ok=True)
     written = {}
     for job in sweep.jobs:
-        if job.tasks:
-            files.write_text(sweep.folder / f"{job.name}.txt", scripts.tasks_file(job))
         written[job.name] = sweep.folder / f"{job.name}.sbatch"
         text = scripts.script(job, sweep=name, folder=sweep.folder, cluster=cluster, report=sweep.runs)
         files.write_text(written[job.name], text)
     return written
+
+
+def _refuse(folder: Path, composed: Sequence[compose.Composed]) -> None:
+    """Raises: UserError where tasks of this sweep are still in the queue, or would wait there for GPUs in vain."""
+    for one in composed:
+        needed = one.cfg.strategy.get("devices", 1) if one.cfg.trainer.device == "cuda" else 0
+        if one.cfg.cluster.gpus < needed:
+            raise ConfigError(
+                [
+                    f"cluster.gpus={one.cfg.cluster.gpus} but trainer.device=cuda with {needed} processes: every task "
+                    f"would wait for its turn and then find no GPU; write cluster.gpus={needed}"
+                ]
+            )
+    if not (folder / FILE).exists():
+        return
+    if left := slurm.queue(list(Submitted.read(folder).ids.values())):
+        raise UserError(
+            f"{len(left)} tasks of this sweep are still in the queue: they would be submitted twice, and status and "
+            f"cancel would forget the first; wait for them, or python -m kdlab.sweep cancel {folder}"
+        )
 
 
 def _print(points: list[graph.Point], jobs: list[graph.Job], folder: Path) -> None:

@@ -12,14 +12,18 @@ from kdlab.sweep.graph import REPORT, Job
 ARRAY = """#!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --array=0-{last}%{parallel}
-#SBATCH --output={logs}/{job}_%a.log
+#SBATCH --output={logs}/{job}_%A_%a.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@{signal_s}
 {resources}
-# Each task is one line of {tasks}; SLURM_ARRAY_TASK_ID counts from 0.
+# Each task is one line, from 0 on. They stand here because SLURM keeps a script as it was submitted: a task that starts
+# days later, or again, is still the same, whatever was written or submitted meanwhile.
+tasks=(
+{tasks}
+)
 cd {here} || exit 1
-eval "set -- $(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {tasks})"
+eval "set -- ${{tasks[SLURM_ARRAY_TASK_ID]}}"
 export WANDB_RUN_GROUP={name_of_sweep}
 {setup}
 {python} -m kdlab.run "$@" &
@@ -32,7 +36,7 @@ wait $run
 
 SINGLE = """#!/bin/bash
 #SBATCH --job-name={name}
-#SBATCH --output={logs}/{job}.log
+#SBATCH --output={logs}/{job}_%j.log
 #SBATCH --open-mode=append
 {resources}
 cd {here} || exit 1
@@ -41,16 +45,11 @@ cd {here} || exit 1
 """
 
 
-def tasks_file(job: Job) -> str:
-    """One line a task: its overrides, quoted for the shell."""
-    return "".join(f"{shlex.join(task.overrides)}\n" for task in job.tasks)
-
-
 def script(job: Job, *, sweep: str, folder: Path, cluster: dict[str, Any], report: list[str]) -> str:
     """The sbatch script of a job.
 
     Args:
-        folder: of the sweep; logs and task files lie in it.
+        folder: of the sweep; logs lie in it.
         report: the arguments of the report command.
     """
     python = shlex.quote(sys.executable)
@@ -71,7 +70,7 @@ def script(job: Job, *, sweep: str, folder: Path, cluster: dict[str, Any], repor
         last=len(job.tasks) - 1,
         parallel=cluster["max_parallel"],
         signal_s=cluster["signal_s"],
-        tasks=shlex.quote(str((folder / f"{job.name}.txt").resolve())),
+        tasks="\n".join(shlex.quote(shlex.join(task.overrides)) for task in job.tasks),
         resources=_resources(cluster),
     )
 

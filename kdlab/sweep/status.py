@@ -34,7 +34,9 @@ def states(sweep: Submitted) -> list[TaskState]:
             found.append(_task_state(sweep, store, job, number, task, queued))
         if job.name == REPORT:
             state = _queue_state(queued, sweep.ids.get(REPORT))
-            found.append(TaskState(REPORT, "", "", state or "ended", "" if state else _last_line(_log(sweep, REPORT))))
+            found.append(
+                TaskState(REPORT, "", "", state or "ended", "" if state else _last_line(_log(sweep, REPORT, "")))
+            )
     return found
 
 
@@ -55,10 +57,10 @@ def _task_state(sweep: Submitted, store: Store, job: Job, number: int, task: Tas
         return state("done")
     if job.name not in sweep.ids:
         return state("not submitted")
-    in_queue = _queue_state(queued, f"{sweep.ids[job.name]}_{number}")
+    in_queue, log = _queue_state(queued, f"{sweep.ids[job.name]}_{number}"), _log(sweep, job.name, f"_{number}")
     if in_queue is None:
-        return state("failed", _last_line(_log(sweep, f"{job.name}_{number}")))
-    return state(in_queue, _last_line(_log(sweep, f"{job.name}_{number}")) if in_queue == "running" else "")
+        return state("failed", _last_line(log))
+    return state(in_queue, _last_line(log) if in_queue == "running" else "")
 
 
 def _queue_state(queued: dict[str, str], task: str | None) -> str | None:
@@ -66,8 +68,9 @@ def _queue_state(queued: dict[str, str], task: str | None) -> str | None:
     return None if state is None else "waiting" if state in WAITING else "running"
 
 
-def _log(sweep: Submitted, name: str) -> Path:
-    return sweep.folder / "logs" / f"{name}.log"
+def _log(sweep: Submitted, job: str, task: str) -> Path:
+    """Of this submission: in an earlier one the same number may have been another point."""
+    return sweep.folder / "logs" / f"{job}_{sweep.ids.get(job)}{task}.log"
 
 
 def _last_line(log: Path) -> str:

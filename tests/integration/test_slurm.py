@@ -81,12 +81,13 @@ def test_usr1_requeues_and_the_weights_are_those_of_an_uninterrupted_run(environ
     shown = kdlab(environment, tmp_path, "kdlab.sweep", "submit", *run)
     folder = tmp_path / re.search(r"scripts: (\S+)", shown)[1]
     job = json.loads((folder / "sweep.json").read_text())["ids"]["students"]
+    kdlab(environment, tmp_path, "kdlab.sweep", "submit", *run, code=1)  # it is in the queue already
     wait(environment, lambda: any((tmp_path / "store/train_model").glob("*.work-*/scratch/*")))
     call(environment, "scancel", "--batch", "--signal=USR1", f"{job}_0")
     wait(environment, lambda: "Restarts=1" in call(environment, "scontrol", "show", "job", f"{job}_0"))
     call(environment, "scontrol", "update", f"JobId={job}_0", "StartTime=now")  # else SLURM waits for two minutes
     wait(environment, lambda: not call(environment, "squeue", "--noheader", f"--jobs={job}"))
-    log = (folder / "logs" / "students_0.log").read_text()
+    log = (folder / "logs" / f"students_{job}_0.log").read_text()
     assert "resuming what an earlier run left" in log
 
     whole = [text for text in run if not text.startswith("cluster")]
