@@ -6,8 +6,10 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
 
+from kdlab.data.decode_plan import DecodePlan
 from kdlab.decoding.beam import BeamConfig, Hypothesis, beam_search
 from kdlab.decoding.engine import Candidate
 from kdlab.errors import UserError
@@ -19,20 +21,9 @@ Found = TypeVar("Found")
 
 
 def plan_batches(lengths: Sequence[int], *, batch_tokens: int, beam_size: int) -> list[list[int]]:
-    """Positions of the sentences of each batch, longest first.
-
-    A batch holds as many sentences as keep sentences * beam_size * (its longest length) within `batch_tokens`, at
-    least one. A function of its arguments alone: the plan decides the last bits of scores, so it must not vary.
-    """
-    if batch_tokens < 1:
-        raise UserError(f"batch_tokens is {batch_tokens}, but a batch must hold a token; write e.g. 4096")
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    batches, at = [], 0
-    while at < len(order):
-        size = max(1, batch_tokens // (beam_size * max(1, lengths[order[at]])))
-        batches.append(order[at : at + size])
-        at += size
-    return batches
+    """Positions of the sentences of each batch, longest first, as DecodePlan has them."""
+    plan = DecodePlan.make(np.array(lengths, np.int32), batch_tokens=batch_tokens, width=beam_size)
+    return [plan.rows(batch).tolist() for batch in range(plan.num_batches)]
 
 
 def translate(
