@@ -134,6 +134,7 @@ def _judge(
                 temporary.replace(places[-1])
             shown.update(len(index))
     nll = np.concatenate([np.load(place) for place in places]) if places else np.empty(0)
+    nll = np.where(np.isnan(nll), np.inf, nll)  # what cannot be judged is the worst
     drop, num = np.zeros(len(nll), np.bool_), math.floor(drop_share * len(nll) + 1e-9)
     drop[np.argsort(-nll, kind="stable")[:num]] = True  # of equals the first ones
     finite = np.isfinite(nll)

@@ -92,7 +92,8 @@ def gather(arguments: list[str]) -> None:
     import subprocess
 
     sweep = _sweep(arguments)
-    subprocess.run([sys.executable, "-m", "kdlab.report", *sweep.runs], check=False)
+    if subprocess.run([sys.executable, "-m", "kdlab.report", *sweep.runs], check=False).returncode:
+        raise UserError("the report could not be made, see above; mend that and gather again")
 
 
 def cancel(arguments: list[str]) -> None:

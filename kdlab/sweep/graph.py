@@ -66,7 +66,8 @@ def jobs(points: Sequence[Point], done: Callable[[str, str], bool], label_tasks:
     students = [task for last in _lasts(points) for task in _distinct(points, last)]
     students = [task for task in students if not done(task.stage, task.key)]
     if students:
-        found.append(Job("students", students, found[-1].name if found else None))
+        # Anyhow: a failed teacher must not take the students of another along; they say themselves what they lack.
+        found.append(Job("students", students, found[-1].name if found else None, anyhow=True))
     return [*found, Job(REPORT, [], found[-1].name if found else None, anyhow=True)]
 
 

@@ -17,6 +17,7 @@ MULTI30K = [f"{part}.{lang}.xz" for part in ("train", "valid", "test2016", "test
 HUB = ["teacher.path=Helsinki-NLP/opus-mt-de-en", f"teacher.revision={'0' * 40}"]
 ALONE = ["recipe=train_only", "objective=nll"]
 # what an option needs beside it to make sense
+SMALL = ["data.root={corpus}", "teacher.path={model}"]
 COMPANIONS = {
     "recipe=train_only": ["objective=nll"],
     "recipe=word_kd": ["objective=word_kd"],
@@ -46,18 +47,14 @@ COMPANIONS = {
     "data=files_semi": ["data.train.1.src={corpus}/train.de.xz"],
     **{f"labels={name}": ["label_decode.n_best=5"] for name in ("best_bleu", "best_chrf", "all")},
     "+experiment=hybrid_multi30k": ["data.root={corpus}"],
-    **{
-        f"+experiment={name}": ["data.root={corpus}", "teacher.path={model}"]
-        for name in ("label_modes_small", "low_data_small")
-    },
+    **dict.fromkeys(("+experiment=label_modes_small", "+experiment=low_data_small"), SMALL),
 }
 COMPANIONS["data=files_semi"] += COMPANIONS["data=files"]
 YAML = sorted(path for path in CONF.rglob("*.yaml"))
 OPTIONS = [
     f"{'+' if path.parent.name in compose.NEEDS_PLUS else ''}{path.parent.relative_to(CONF)}={path.stem}"
     for path in YAML
-    # grids and launchers are no groups of a run (tests of sweeps have them); tensorboard is not installed with the tests
-    if path.parent != CONF and path.parent.name not in ("sweep", "launcher") and path.stem != "tensorboard"
+    if path.parent != CONF and path.parent.name not in ("sweep", "launcher")  # no groups of a run: tests of sweeps
 ]
 
 

@@ -23,7 +23,15 @@ def idle_leaves(overrides):
 
 
 # Only what belongs to another choice: folders to read, a logger, a term.
-UNUSED = {"teacher.path", "data.root", "logger.wandb", "weight_cos", "labels.reverse.drop_share"}
+UNUSED = {
+    "teacher.path",
+    "data.root",
+    "logger.wandb",
+    "weight_cos",
+    "rounds",
+    "subset_seed",
+    "labels.reverse.drop_share",
+}
 UNUSED |= {f"teacher_cache.{name}" for name in ("dtype", "top_k", "temperatures")}
 
 

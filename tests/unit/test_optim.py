@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from kdlab.strategies.single import Single
 from kdlab.training.optim import Optim
 
 
@@ -15,7 +16,7 @@ def optim(schedule: str, **changes) -> Optim:
 
 def rates(settings: Optim, steps: int, max_steps: int) -> list[float]:
     """The rate in force at every step of a real scheduler."""
-    optimizer = settings.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    optimizer = settings.optimizer([torch.nn.Parameter(torch.zeros(1))], Single())
     scheduler = settings.scheduler(optimizer, max_steps)
     seen = []
     for _ in range(steps):
@@ -46,7 +47,7 @@ def test_no_warm_up_starts_at_the_full_rate():
 
 def test_weight_decay_shrinks_weights_that_get_no_gradient():
     weight = torch.nn.Parameter(torch.ones(2))
-    optimizer = optim("constant", lr=0.1, weight_decay=0.5).optimizer([weight])
+    optimizer = optim("constant", lr=0.1, weight_decay=0.5).optimizer([weight], Single())
     weight.grad = torch.zeros(2)
     optimizer.step()
     torch.testing.assert_close(weight.detach(), torch.full((2,), 1 - 0.1 * 0.5))
