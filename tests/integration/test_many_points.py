@@ -17,13 +17,11 @@ TAKEN_OVER_WITHIN_S = 60  # a dead owner on the same machine is seen at once; th
 
 
 def test_twelve_points_train_one_teacher_and_survive_the_death_of_its_maker(tmp_path):
-    points = {
-        seed: subprocess.Popen(
-            [sys.executable, "-m", "kdlab.run", *POINT, f"seed={seed}"],
-            cwd=tmp_path, stderr=(tmp_path / f"{seed}.log").open("w"), stdout=subprocess.DEVNULL,
-        )
-        for seed in range(NUM_POINTS)
-    }  # fmt: skip
+    points = {}
+    for seed in range(NUM_POINTS):
+        command = [sys.executable, "-m", "kdlab.run", *POINT, f"seed={seed}"]
+        with (tmp_path / f"{seed}.log").open("w") as log:
+            points[seed] = subprocess.Popen(command, cwd=tmp_path, stderr=log, stdout=subprocess.DEVNULL)
     try:
         store = tmp_path / "store" / "train_model"
         wait(lambda: any(store.glob("*.work-*/scratch/*")))  # training, with a checkpoint behind it
