@@ -105,6 +105,15 @@ def test_the_cluster_takes_every_script_and_two_gpus(environment, tmp_path):
     assert "--gres=gpu:2" in (scripts[0].parent / "students.sbatch").read_text()
 
 
+def test_the_templates_are_scripts_that_slurm_takes(environment):
+    templates = sorted((Path(__file__).parents[2] / "slurm").glob("*.sbatch"))
+    assert len(templates) == 3
+    for template in templates:
+        call(environment, "bash", "-n", str(template))
+        small = ("--gres=gpu:2", "--cpus-per-task=1", "--mem=1G")
+        call(environment, "sbatch", "--test-only", *small, str(template))
+
+
 def test_a_request_that_the_cluster_refuses_is_one_message(environment, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "kdlab.sweep", "submit", *TINY, "cluster.gpus=3"],
