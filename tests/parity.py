@@ -273,7 +273,10 @@ PLANTED: dict[str, Callable[[Any], None]] = {"mean of means": mean_of_means, "wr
 
 
 def planted(plant: Callable[[Any], None], strategy: Strategy, expected: torch.Tensor) -> float:
-    """How far the gradient is off under a defect; infinitely where it cannot be computed at all."""
+    """How far the gradient is off under a defect; infinitely where FSDP2 refuses to compute it (a bypassed wrapper).
+
+    The same gradient without a defect is in the table, so that an error of this program shows there.
+    """
     kept: list[tuple[Any, str, Any]] = []
 
     def patch(owner: Any, name: str, value: Any) -> None:

@@ -87,7 +87,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]
     yield Runs(made)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("pgrep"), reason="looks into /proc")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("pgrep"), reason="watches processes through /proc with pgrep"
+)
 @pytest.mark.parametrize(("strategy", "how"), CASES)
 def test_a_run_whose_processes_die_ends_soon_and_goes_on_exactly(whole, tmp_path, strategy, how):
     reference = whole[strategy]
