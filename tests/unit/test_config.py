@@ -18,6 +18,8 @@ HUB = ["teacher.path=Helsinki-NLP/opus-mt-de-en", f"teacher.revision={'0' * 40}"
 ALONE = ["recipe=train_only", "objective=nll"]
 # what an option needs beside it to make sense
 SMALL = ["data.root={corpus}", "teacher.path={model}"]
+STUDY = ("small", *(f"{claim}_small" for claim in ("hinton_1x1", "hinton_3x3", "distilbert_ablation")))
+STUDY += tuple(f"{claim}_small" for claim in ("seq_interpolation", "hybrid", "low_data"))
 COMPANIONS = {
     "recipe=train_only": ["objective=nll"],
     "recipe=word_kd": ["objective=word_kd"],
@@ -47,7 +49,8 @@ COMPANIONS = {
     "data=files_semi": ["data.train.1.src={corpus}/train.de.xz"],
     **{f"labels={name}": ["label_decode.n_best=5"] for name in ("best_bleu", "best_chrf", "all")},
     "+experiment=hybrid_multi30k": ["data.root={corpus}"],
-    **dict.fromkeys(("+experiment=label_modes_small", "+experiment=low_data_small"), SMALL),
+    **dict.fromkeys(("+experiment=label_modes_small", "+experiment=low_data_multi30k"), SMALL),
+    **{f"+experiment={name}": ["data.root={corpus}"] for name in STUDY},
 }
 COMPANIONS["data=files_semi"] += COMPANIONS["data=files"]
 YAML = sorted(path for path in CONF.rglob("*.yaml"))
