@@ -1,4 +1,5 @@
-"""From runs to tables: collect, gather -> results.csv -> grid, summary, plots -> markdown, html, latex; table: one run.
+"""From runs to tables: collect, gather -> results.csv -> grid, summary, plots -> markdown, html, latex; table: one run;
+claims -> measured, comparisons, verdict -> claims_page: what the results of all experiments say of what was claimed.
 
 Imported by commands; imports artifacts only, and no torch: a table must come in a moment, on any machine.
 To add a column: Result in results.py, gather.py fills it, summary.py shows it; a picture is a function in plots.py.

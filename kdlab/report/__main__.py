@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kdlab import files, runtime
 from kdlab.errors import UserError
-from kdlab.report import html, latex, layout, markdown, results
+from kdlab.report import claims, claims_page, html, latex, layout, markdown, results
 from kdlab.report.compile import compile_report
 from kdlab.report.gather import collected, gather, run_folders
 
@@ -22,7 +22,12 @@ holds one row per evaluated model and test set. Rows that are there already stay
 is made anew from results.csv alone. tables.yaml beside it lays results out as a published table (published.csv);
 kdlab/report/layout.py says how.
 
+The folder experiments itself, which holds claims.yaml, gets claims.md instead: every claim with the comparisons that
+test it and a verdict, from the results.csv of its experiments and comparisons.csv (p-values, computed where the store
+has the translations' statistics); kdlab/report/claims.py says how claims.yaml is written.
+
   runs=<folder>         where the runs of experiments/<name> are     (runs)
+  store=<folder>        where claims.md finds statistics             (store)
 """
 
 
@@ -33,14 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(HELP, end="")
         return 0 if arguments else 1
     try:
-        runs = Path("runs")
+        runs, store = Path("runs"), Path("store")
         places = []
         for argument in arguments:
             if argument.startswith("runs="):
                 runs = Path(argument.removeprefix("runs="))
+            elif argument.startswith("store="):
+                store = Path(argument.removeprefix("store="))
             else:
                 places.append(Path(argument))
-        report(places, runs)
+        if len(places) == 1 and (places[0] / claims.FILE).exists():
+            claims_page.report(places[0], store)
+        else:
+            report(places, runs)
     except UserError as error:
         runtime.say(str(error))
         return 1
@@ -53,7 +63,7 @@ def report(places: Sequence[Path], runs: Path) -> None:
         if not place.is_dir():
             raise UserError(
                 f"{place} is no folder, so there is nothing to report; give experiments/<name>, runs/<name> or a "
-                "folder of runs (the one option is runs=<folder>; see --help)"
+                "folder of runs (the options are runs=<folder> and store=<folder>; see --help)"
             )
     if not places:
         raise UserError("no folder is given, so there is nothing to report; give experiments/<name> or runs/<name>")

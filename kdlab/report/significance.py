@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,15 @@ SAMPLES, SEED = 1000, 12345
 IGNORED = ("nrefs:", "version:")  # parts of a signature that say nothing of how a score follows from statistics
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """What resampling says of a difference: two-sided p, and where 95 % of the samples lie (BLEU)."""
+
+    p_value: float
+    low: float
+    high: float
+
+
 class Significance:
     """p-values by the content of the two files of statistics; those of earlier reports are remembered in `cache`."""
 
@@ -28,7 +39,7 @@ class Significance:
         self._known: dict[str, float] = _read(cache)
         self._new = False
         self._hashes: dict[Path, str] = {}
-        self._scores: dict[tuple[str, str], tuple[float, np.ndarray]] = {}
+        self._scores: dict[tuple[str, ...], tuple[float, np.ndarray]] = {}
         self._counts: dict[int, np.ndarray] = {}
 
     def p_value(self, baseline: Path, system: Path, metric: str, signature: str) -> float | None:
@@ -46,11 +57,36 @@ class Significance:
             scorer = _scorer(metric)
             if _essence(str(scorer.get_signature())) != _essence(signature):
                 return None  # scored with other settings than ours: their formula is not known here
-            self._known[name] = _p_value(
-                self._resampled(baseline, metric, scorer), self._resampled(system, metric, scorer)
-            )
+            (lower, below), (upper, above) = (self._resampled([one], metric, scorer) for one in (baseline, system))
+            self._known[name] = _p_value(upper - lower, above - below)
             self._new = True
         return self._known[name]
+
+    def contrast(self, terms: Sequence[tuple[float, Sequence[Path]]], metric: str, signature: str) -> Contrast | None:
+        """Of a weighted sum of scores, each of several trainings; None where statistics do not belong to `signature`.
+
+        The counts of a sentence are summed over the trainings, so that an arm's score is that of all its translations
+        read as one text, and every sample draws whole sentences: one draw serves every arm and every training. That is
+        right because the trainings of an arm translate the same sentences. To draw from trainings x sentences, or to
+        multiply the p-values of single seeds, would count each sentence as often as there are trainings, and take one
+        easy or odd sentence for that much evidence. With one training on both sides it is `p_value`.
+
+        It does not cover the spread over trainings: seeds are taken as they are, so a small p says that other
+        sentences would not turn the difference round, never that other seeds would not. Their standard deviation does.
+
+        Args:
+            terms: weight and <test>.statistics.json of every training of the arm, all of the same sentences.
+        """
+        import numpy as np
+
+        scorer = _scorer(metric)
+        if _essence(str(scorer.get_signature())) != _essence(signature):
+            return None
+        found = [(weight, *self._resampled(paths, metric, scorer)) for weight, paths in terms]
+        real = sum(weight * score for weight, score, _ in found)
+        samples = np.sum([weight * scores for weight, _, scores in found], axis=0)
+        low, high = np.percentile(samples, [2.5, 97.5])
+        return Contrast(_p_value(real, samples), float(low), float(high))
 
     def save(self) -> None:
         """Keeps what was computed; a store that cannot be written only costs time."""
@@ -63,12 +99,12 @@ class Significance:
             self._hashes[path] = files.sha256_file(path)[:24]
         return self._hashes[path]
 
-    def _resampled(self, path: Path, metric: str, scorer: Any) -> tuple[float, np.ndarray]:
-        """The score, and the scores of all samples."""
+    def _resampled(self, paths: Sequence[Path], metric: str, scorer: Any) -> tuple[float, np.ndarray]:
+        """The score of one training, or of several read as one text, and the scores of all samples."""
         import numpy as np
 
-        if (place := (self._hash(path), metric)) not in self._scores:
-            statistics = np.array(files.read_json(path)[metric], dtype="float64")
+        if (place := (metric, *map(self._hash, paths))) not in self._scores:
+            statistics = np.sum([np.array(files.read_json(path)[metric], dtype="float64") for path in paths], axis=0)
             # Sums of whole numbers below 2**24: exact in any order, and so in sacreBLEU's float32 too.
             sums = (self._drawn(len(statistics)) @ statistics).astype("float32")
             scores = np.array([scorer._compute_score_from_stats(one).score for one in sums])
@@ -87,12 +123,12 @@ class Significance:
         return self._counts[sentences]
 
 
-def _p_value(baseline: tuple[float, np.ndarray], system: tuple[float, np.ndarray]) -> float:
+def _p_value(difference: float, resampled: np.ndarray) -> float:
     """Share of samples whose centred difference exceeds the real one, one more on both sides of the division."""
     import numpy as np
 
-    differences = np.abs(system[1] - baseline[1])
-    beyond = int(np.sum(differences - differences.mean() > abs(baseline[0] - system[0])))
+    differences = np.abs(resampled)
+    beyond = int(np.sum(differences - differences.mean() > abs(difference)))
     return (beyond + 1) / (SAMPLES + 1)
 
 
