@@ -1,5 +1,6 @@
 """experiments/claims.md: the rules, differences by hand, significance over seeds, and rebuilding without the store."""
 
+import dataclasses
 import json
 import math
 import random
@@ -261,6 +262,17 @@ def test_what_cannot_be_compared_says_why(folder):
     assert found["other words"].verdict == UNDECIDED
     assert found["other words"].remark == "not comparable: other signature or sentences"
     assert found["a figure"].verdict == CONTRADICTED
+
+
+def test_a_blank_setting_makes_no_other_arm(folder):
+    (folder / "claims.yaml").write_text(CLAIMS.replace("alone: {experiment: one,", "alone: {experiment: [one, two],"))
+    alone = row("small", 3, 23.0, model="baseline", temperature="")
+    more = [dataclasses.replace(alone, settings="objective.terms.nll.weight="), row("small", 3, 25.0)]
+    results.write(folder / "two" / "results.csv", results.read(folder / "two" / "results.csv") + more)
+    assert measured(folder)["gain: small"].differences == (1.0, 1.5, 2.0)
+    told = [dataclasses.replace(alone, settings="optim.lr=0.1")]  # what it does answer to does
+    results.write(folder / "two" / "results.csv", told)
+    assert measured(folder)["gain: small"].remark.startswith("several arms fit one two with model baseline")
 
 
 def test_one_seed_borrows_from_arms_with_several(folder):
