@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -26,13 +26,17 @@ def report(folder: Path, store: Path) -> None:
         lines = [measured.lines(claim, comparison) for comparison in claim.comparisons]
         judged.append((claim, over_comparisons(claim.rule, _verdicts(lines)), lines))
     comparisons.write(folder, [line for _, _, some in judged for one in some for line in one])
-    files.write_text(folder / "claims.md", page(judged))
+    files.write_text(folder / "claims.md", page(judged, measured.with_results()))
     told = ", ".join(f"{sum(one == verdict for _, one, _ in judged)} {verdict}" for verdict in VERDICTS)
     runtime.say(f"{folder / 'claims.md'} (and {comparisons.FILE}): of {len(judged)} claims {told}")
 
 
-def page(judged: Sequence[Judged]) -> str:
-    """The whole page; the same results give the same bytes."""
+def page(judged: Sequence[Judged], reported: Collection[str]) -> str:
+    """The whole page; the same results give the same bytes.
+
+    Args:
+        reported: experiments that have results, and so a report.
+    """
     header = ["claim", "", "verdict", "differences", *VERDICTS]
     rows = []
     for claim, verdict, lines in judged:
@@ -48,7 +52,7 @@ def page(judged: Sequence[Judged]) -> str:
         "## Verdicts",
         "Differences: the least and the greatest mean over seeds, BLEU. The last columns count comparisons.",
         "\n".join(aligned(header, rows, labels=3)),
-        *(part for claim, verdict, lines in judged for part in _section(claim, verdict, lines)),
+        *(part for claim, verdict, lines in judged for part in _section(claim, verdict, lines, reported)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -57,14 +61,17 @@ def _verdicts(lines: Sequence[Sequence[Line]]) -> list[str]:
     return [over_tests([line.verdict for line in one]) for one in lines]
 
 
-def _section(claim: Claim, verdict: str, lines: Sequence[Sequence[Line]]) -> list[str]:
+def _section(claim: Claim, verdict: str, lines: Sequence[Sequence[Line]], reported: Collection[str]) -> list[str]:
     parts = [f"## {claim.id}: {claim.claim}", claim.says, f"The deck: {claim.deck}"]
     rule = f" (rule: {claim.rule})" if len(lines) > 1 else ""
     parts.append(f"Verdict: **{verdict}**{rule}." + (f" {claim.note}" if claim.note else ""))
     if claim.would_test:
         parts.append(f"What would test it: {claim.would_test}")
     if experiments := _experiments(claim):
-        parts.append("Runs: " + ", ".join(f"[{name}]({name}/report.md)" for name in experiments) + ".")
+        told = [
+            f"[{name}]({name}/report.md)" if name in reported else f"{name} (no results yet)" for name in experiments
+        ]
+        parts.append(f"Runs: {', '.join(told)}.")
     return parts + (_table(claim, lines) if lines else [])
 
 

@@ -39,6 +39,10 @@ class Measured:
             return [Line(claim=claim.id, comparison=comparison.name, verdict=verdict, remark=told)]
         return [self._line(claim, comparison, test) for test in comparison.tests]
 
+    def with_results(self) -> set[str]:
+        """The experiments that were asked and have any."""
+        return {name for name, found in self._results.items() if found}
+
     def _line(self, claim: Claim, comparison: Comparison, test: str) -> Line:
         start = Line(claim=claim.id, comparison=comparison.name, test=test)
         try:
