@@ -166,6 +166,11 @@ def _strategy(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             "strategy.teacher=sharded but strategy=single: there is no other process to keep a part; write "
             "strategy.teacher=offloaded, or choose e.g. strategy=zero3"
         )
+    if place != "replicated" and (cfg.teacher_cache.kind != "none" or not any(teacher_checks.kd_terms(cfg))):
+        yield (
+            f"strategy.teacher={place} has no effect: no teacher stands beside the student, for no term compares with "
+            "one, or a teacher cache has taken its place; leave it out"
+        )
     if place != "replicated" and cfg.trainer.teacher_precision == "int8":
         yield (
             f"strategy.teacher={place} but trainer.teacher_precision=int8: int8 layers can be neither sharded nor sent "

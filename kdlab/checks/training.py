@@ -119,7 +119,7 @@ def _train(
         loggers=[metrics],
         callbacks=[
             validation,
-            Progress("check", every=1),
+            Progress("check", validation, every=1),
             Resume(checkpoint, loader, metrics, validation, every=NUM_STEPS // 2),
         ],
         checkpoint=checkpoint,

@@ -153,7 +153,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
             loggers=[metrics, *loggers],
             callbacks=[
                 validation,
-                Progress(local["name"], every=local["log_every"]),
+                Progress(local["name"], validation, every=local["log_every"]),
                 Resume(scratch / "last.ckpt", loader, metrics, validation, every=local["checkpoint_every"]),
             ],
             checkpoint=scratch / "last.ckpt",

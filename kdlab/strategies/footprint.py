@@ -187,7 +187,8 @@ def _gathered(training: Training, layout: Layout, num_devices: int) -> int:
 
 def _activations(training: Training, size: Microbatch) -> int:
     bf16 = training.precision == "bf16"
-    return activations(training.architecture, size, bf16=bf16, on_gpu=training.on_gpu).total()
+    kept = activations(training.architecture, size, bf16=bf16, on_gpu=training.on_gpu)
+    return kept.total(checkpointing=training.recompute_layers)
 
 
 def _validation(training: Training, layout: Layout, num_devices: int) -> int:

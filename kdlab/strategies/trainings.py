@@ -45,6 +45,7 @@ class Training:
         targets_per_source: 2 where each source brings its gold target and its pseudo-label.
         logit_buffers: tensors of chunk_size x vocabulary that the loss holds at once.
         num_gradients: terms whose gradients validation compares, of the whole student each.
+        recompute_layers: a layer keeps its input alone and is computed again in the backward pass.
     """
 
     architecture: Mapping[str, Any]
@@ -61,6 +62,7 @@ class Training:
     num_gradients: int = 1
     hidden: tuple[HiddenPair, ...] = ()
     on_gpu: bool = True
+    recompute_layers: bool = False
 
     @classmethod
     def of_step(
@@ -104,6 +106,7 @@ class Training:
             num_gradients=sum(node["on"] != "pseudo" for node in nodes),
             hidden=tuple(pair for term in terms for pair in _pairs(term, architecture)),
             on_gpu=local["device"] != "cpu",
+            recompute_layers=local["recompute_layers"],
         )
 
     @property

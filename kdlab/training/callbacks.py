@@ -59,6 +59,7 @@ class Validation(Callback):
         self._average = average
         self._patience = patience
         self.history: list[tuple[int, float]] = []  # (step, score: higher is better)
+        self.seconds = 0.0  # spent here, which is no time of training
         folder.mkdir(parents=True, exist_ok=True)
 
     def on_train_batch_end(
@@ -69,6 +70,7 @@ class Validation(Callback):
         step = trainer.global_step
         if step % self._every and step != trainer.max_steps:
             return
+        began = time.perf_counter()
         module = pl_module.whole()
         found = module.validate(self._batches())
         if self._translate is not None:
@@ -80,6 +82,7 @@ class Validation(Callback):
         shown = ", ".join(f"{name} {value:.4g}" for name, value in found.items() if "/" not in name)
         runtime.say(f"step {step}: validation {shown}")
         self._keep(step, found[self._select] * (-1 if self._select == "nll" else 1), module.student)
+        self.seconds += time.perf_counter() - began
         if self._is_over():
             runtime.say(f"step {step}: no better validation for {self._patience} times; stopping here")
             trainer.should_stop = True
@@ -224,10 +227,11 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 class Progress(Callback):
-    """A bar with loss and target tokens a second; the numbers go to the loggers every `every` steps."""
+    """A bar with loss and target tokens a second of training; the numbers go to the loggers every `every` steps."""
 
-    def __init__(self, what: str, *, every: int):
+    def __init__(self, what: str, validation: Validation | None = None, *, every: int):
         self._what = what
+        self._validation = validation
         self._every = every
         self._bar: Any = None
         self._tokens = 0
@@ -236,7 +240,7 @@ class Progress(Callback):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Opens the bar where the run stands."""
         self._bar = runtime.bar(what=self._what, total=trainer.max_steps, unit="steps", initial=trainer.global_step)
-        self._since = time.perf_counter()
+        self._since = self._trained_s()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -248,7 +252,7 @@ class Progress(Callback):
         if trainer.global_step % self._every:
             return
         tokens = ranks.summed({"tokens": self._tokens})["tokens"]
-        seconds = time.perf_counter() - self._since
+        seconds = self._trained_s() - self._since
         values = {f"train/{name}": float(value) for name, value in outputs.items()}
         values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         values["train/tokens_per_s"] = tokens / max(seconds, 1e-9)
@@ -257,7 +261,7 @@ class Progress(Callback):
         self._bar.set_postfix_str(shown, refresh=False)  # the bar itself decides when to print
         for logger in trainer.loggers:
             logger.log_metrics(values, trainer.global_step)
-        self._tokens, self._since = 0, time.perf_counter()
+        self._tokens, self._since = 0, self._trained_s()
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Closes the bar."""
@@ -269,3 +273,7 @@ class Progress(Callback):
         """Closes the bar before an error message."""
         if self._bar is not None:
             self._bar.close()
+
+    def _trained_s(self) -> float:
+        """A clock that stands still during validations."""
+        return time.perf_counter() - (self._validation.seconds if self._validation else 0.0)

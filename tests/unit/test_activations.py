@@ -27,11 +27,12 @@ KINDS = [
 ]
 
 
-def saved(architecture, src_lens, tgt_lens, *, bf16=False):
+def saved(architecture, src_lens, tgt_lens, *, bf16=False, recompute=False):
     """Bytes that autograd saves in a forward, parameters and copies apart; then those that outputs hold beside."""
     model = Transformer(TransformerConfig(**architecture))
     random_init(model, 1)
     model.train()
+    model.recompute_layers = recompute
     theirs = {x.untyped_storage()._cdata for x in (*model.parameters(), *model.buffers())}
     shapes = {s for p in model.parameters() for s in (tuple(p.shape), tuple(p.shape)[::-1])}
     found = {}
@@ -66,6 +67,18 @@ def test_with_padding_it_is_at_most_a_tenth_too_much(bf16):
     for architecture in KINDS[::5]:
         kept = activations(architecture, Microbatch(5, 11, 5, 12), bf16=bf16, on_gpu=False)
         assert 1.0 <= kept.total() / sum(saved(architecture, src, tgt, bf16=bf16)) <= 1.1, architecture
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_recomputed_layers_keep_their_inputs_alone(bf16):
+    src, tgt, width = [7] * 3, [11] * 3, SIZES["d_model"]
+    for architecture in KINDS[::3]:
+        kept = activations(architecture, Microbatch(3, 7, 3, 11), bf16=bf16, on_gpu=False)
+        inputs = (2 * 21 + 3 * 33 + 21) * width * 4  # of 2 + 3 layers; the decoder's have the encoder's output beside
+        one = max(kept.encoder_layer, kept.decoder_layer)
+        assert kept.total(checkpointing=True) == inputs + one + kept.outside, architecture
+        beside, _ = saved(architecture, src, tgt, bf16=bf16, recompute=True)
+        assert beside <= inputs + kept.outside and kept.total(checkpointing=True) < kept.total(), architecture
 
 
 def test_twice_the_length_is_twice_the_linear_part_and_four_times_the_scores():

@@ -101,7 +101,11 @@ def train(folder: Path, *, max_steps: int = 6, objective=KD, optim=ADAM, microba
         precision=changes.get("precision", "fp32"),
         strategy=Single().trainer_arguments("cpu"),
         loggers=[metrics],
-        callbacks=[validation, Progress("test", every=1), Resume(checkpoint, loader, metrics, validation, every=2)],
+        callbacks=[
+            validation,
+            Progress("test", validation, every=1),
+            Resume(checkpoint, loader, metrics, validation, every=2),
+        ],
         checkpoint=checkpoint,
     )
     return Trained(module, validation, steps, folder)
