@@ -207,6 +207,11 @@ class Lease:
             self._thread.start()
             return None
 
+    def holder(self) -> Owner | None:
+        """Its living owner, without a try to become it. Raises: FileNotFoundError without its folder."""
+        newest = self._newest()[1]
+        return None if newest is None else self._living_owner(newest)
+
     def release(self, *, forget: bool = False) -> None:
         """Gives the lease back; `forget` also removes the lock file.
 

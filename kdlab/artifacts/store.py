@@ -51,6 +51,13 @@ class Store:
         """`reuse` when the result is there, else `run`."""
         return "reuse" if self.manifest(step.stage, key) else "run"
 
+    def is_making(self, stage: str, key: str) -> bool:
+        """Whether a process is at work on a result, here or elsewhere."""
+        try:
+            return files.Lease(self._lock(stage, key)).holder() is not None
+        except FileNotFoundError:
+            return False
+
     def plan(self, plan: Iterable[Step], until: str | None = None) -> list[tuple[Step, str, State]]:
         """Every step up to `until` with its key and what `walk` would do with it.
 
@@ -110,7 +117,7 @@ class Store:
     def _make(self, step: Step, key: str, inputs: dict[str, Path], upstream: dict[str, str]) -> None:
         folder = self.folder(step.stage, key)
         attempts = Attempts()
-        lease = files.Lease(folder.with_name(f".{key}.lock"), on_beat=attempts.note)
+        lease = files.Lease(self._lock(step.stage, key), on_beat=attempts.note)
         work = folder.with_name(f"{key}.work-{lease.owner.id}")
         published = False
         try:
@@ -166,6 +173,9 @@ class Store:
                 step.assist(shared, dict(inputs), copy.deepcopy(step.params), copy.deepcopy(step.local))
                 assisted = owner.id
             time.sleep(POLL_S)
+
+    def _lock(self, stage: str, key: str) -> Path:
+        return self.folder(stage, key).with_name(f".{key}.lock")
 
     def _take_over(self, work: Path, key: str, step: Step) -> None:
         # We hold the lease, so every other work folder of this key is a dead owner's: the newest is worth resuming.

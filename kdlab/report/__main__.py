@@ -10,7 +10,8 @@ from kdlab import files, runtime
 from kdlab.errors import UserError
 from kdlab.report import claims, claims_page, html, latex, layout, markdown, results
 from kdlab.report.compile import compile_report
-from kdlab.report.gather import collected, gather, run_folders
+from kdlab.report.gather import collected, run_folders
+from kdlab.report.update import update
 
 HELP = """Makes a report of finished, failed and missing runs.
 
@@ -72,15 +73,12 @@ def report(places: Sequence[Path], runs: Path) -> None:
     sources = [source for place in places for source in _sources(place, runs)]
     rows = collected(sources)
     named = {name for one in layouts for name in one.named()}
-    known = [result for place in places for result in results.read(place / "results.csv")]
-    found = gather(rows, results.merge([], known), named)
+    found = update(out, rows, named, places[1:])
     for name in sorted(named - {"model", "test", "seed"} if found else ()):
         if all(result.fact(name) is None for result in found):
             runtime.say(
                 f"{out / layout.FILE} asks for {name}, which no run has; is it written as in the configuration?"
             )
-    results.write(out / "results.csv", found)
-    found = results.read(out / "results.csv")  # what a later report will have
     document = compile_report(out.resolve().name, found, layouts, rows)
     for name, render in {"report.md": markdown.render, "report.tex": latex.render, "report.html": html.render}.items():
         files.write_text(out / name, render(document))

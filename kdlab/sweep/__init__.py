@@ -1,5 +1,5 @@
-"""A grid on a SLURM cluster: from points to jobs, scripts, their submission and their state; no torch.
+"""A grid on this machine (local, runner) or on a SLURM cluster: points, their cost, jobs, scripts, states; no torch.
 
-Imported by its command alone; imports artifacts. To ask the cluster for something new: a field of schema.Cluster with
-its line in scripts.py.
+Imported by its command alone; imports artifacts and report, and what tells the size of a model. To ask the cluster
+for something new: a field of schema.Cluster with its line in scripts.py.
 """

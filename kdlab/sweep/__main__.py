@@ -1,11 +1,12 @@
-"""The command `python -m kdlab.sweep`: a grid on a SLURM cluster, submitted, watched, gathered, cancelled."""
+"""The command `python -m kdlab.sweep`: a grid on this machine, or on a SLURM cluster, where it is submitted, watched,
+gathered, cancelled."""
 
 from __future__ import annotations
 
 import hashlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,33 @@ from kdlab.artifacts.stage import plan_keys
 from kdlab.artifacts.store import Store
 from kdlab.errors import ConfigError, UserError, did_you_mean
 from kdlab.recipes.plan import make_plan
-from kdlab.sweep import graph, scripts, slurm, status
+from kdlab.sweep import graph, local, scripts, slurm, status
+from kdlab.sweep.cell import Cell
 from kdlab.sweep.record import FILE, Submitted
+from kdlab.sweep.runner import Places
 
-HELP = """Runs a grid on a SLURM cluster: shared steps once, then all students at once, then the report.
+FOLDER = schema.config_dir() / "sweep"
+HELP = """Runs a grid: shared steps once, then the students, then the report.
 
+On this machine:
+  python -m kdlab.sweep run [sweep=NAME[,NAME...]] [+experiment=NAME] [key=a,b ...] [option=value ...]
+      workers=<number>        points at a time                                                          (1)
+      experiments=<folder>    <folder>/<name>/results.csv of each experiment gets its rows    (experiments)
+run prints what the grid will cost, then runs it, the lowest seeds first; dry_run=true only prints. When a point ends,
+its rows are added to results.csv; points that are there already are skipped, with or without their runs, so parts may
+run on different machines and days. A failed point is one cell, and the exit code is 1 in the end. Ctrl-C or SIGTERM:
+the points save and leave, and the same command goes on. In the background: nohup python -m kdlab.sweep run ... &
+
+On a SLURM cluster:
   python -m kdlab.sweep submit [sweep=NAME] [+experiment=NAME] [key=a,b ...] [cluster.key=value ...]
   python -m kdlab.sweep status <folder>      what runs, waits, has failed (with its last line) or is done
   python -m kdlab.sweep gather <folder>      the report of what is there, now
   python -m kdlab.sweep cancel <folder>      ends what waits or runs; what is done stays
+submit prints the runs and the graph of jobs; dry_run=true only writes the scripts. What is done already is not
+submitted again: give the same command to go on after a failure. Time, memory, GPUs and the partition are cluster.*
+(conf/cluster).
 
-submit takes the overrides of kdlab.run -m, or a named grid of conf/sweep; dry_run=true prints the runs and the graph
-of jobs and only writes the scripts. What is done already is not submitted again: give the same command to go on after a
-failure. Time, memory, GPUs and the partition are cluster.* (conf/cluster).
+Both take the overrides of kdlab.run -m, or named grids of conf/sweep.
 
 grids: {grids}
 """
@@ -47,11 +62,33 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"'{verb}' is no verb of kdlab.sweep{did_you_mean(verb, VERBS)}; nothing was done; write one of "
                 f"{', '.join(VERBS)}"
             )
-        VERBS[verb](rest)
+        return VERBS[verb](rest) or 0
     except UserError as error:
         runtime.say(str(error))
         return 1
-    return 0
+
+
+def run(arguments: list[str]) -> int:
+    """Checks every point, prints the cost and runs what is not done yet; returns the exit code."""
+    workers, experiments, overrides = _options(arguments)
+    names = [name for text in overrides if text.startswith("sweep=") for name in text.partition("=")[2].split(",")]
+    mine = [text for text in overrides if not text.startswith("sweep=")]
+    lines = [(name, line) for name in dict.fromkeys(names) for line in _lines([f"sweep={name}", *mine])[1]]
+    lines = lines if names else [("", line) for line in _lines(mine)[1]]
+    composed = grid.points([line for _, line in lines], make_plan, alone=True)
+    first = composed[0].cfg
+    name = "+".join(dict.fromkeys(names)) or _unnamed(first.name, [line for _, line in lines])
+    cells = [_cell(grid_name or name, one) for (grid_name, _), one in zip(lines, composed, strict=True)]
+    runs = Path(first.paths.runs)
+    return local.run(
+        cells,
+        Places(Path(first.paths.store), runs, experiments, runs / ".sweeps" / name / "logs"),
+        device=first.trainer.device,
+        threads=first.trainer.threads,
+        workers=workers,
+        dry_run=first.dry_run,
+        again=shlex.join(["python", "-m", "kdlab.sweep", "run", *arguments]),
+    )
 
 
 def submit(overrides: list[str]) -> None:
@@ -64,8 +101,7 @@ def submit(overrides: list[str]) -> None:
         raise ConfigError(["two points of the grid are the same run; leave out the values that repeat"])
     store = Store(first.paths.store)
     jobs = graph.jobs(points, lambda stage, key: store.manifest(stage, key) is not None, first.cluster.label_tasks)
-    grid_lines = sorted(sorted(text for text in line if not text.startswith("dry_run=")) for line in lines)
-    name = name or f"{first.name}-{hashlib.sha256(repr(grid_lines).encode()).hexdigest()[:6]}"
+    name = name or _unnamed(first.name, lines)
     folder = Path(first.paths.runs) / ".sweeps" / name
     if not first.dry_run:
         _refuse(folder, composed)
@@ -103,7 +139,37 @@ def cancel(arguments: list[str]) -> None:
     runtime.say(f"cancelled {len(sweep.ids)} jobs; what is done stays, and submit goes on from there")
 
 
-VERBS = {"submit": submit, "status": show, "gather": gather, "cancel": cancel}
+VERBS: dict[str, Callable[[list[str]], int | None]]
+VERBS = {"run": run, "submit": submit, "status": show, "gather": gather, "cancel": cancel}
+
+
+def _options(arguments: list[str]) -> tuple[int, Path, list[str]]:
+    """The number of workers, the folder of the experiments, and the overrides."""
+    workers, experiments, overrides = "1", "experiments", []
+    for text in arguments:
+        name, _, value = text.partition("=")
+        if name == "workers":
+            workers = value
+        elif name == "experiments":
+            experiments = value
+        else:
+            overrides.append(text)
+    if not workers.isdecimal() or int(workers) < 1:
+        raise ConfigError([f"workers={workers}, but it counts processes; write workers=1 or more"])
+    return int(workers), Path(experiments), overrides
+
+
+def _unnamed(experiment: str, lines: list[list[str]]) -> str:
+    """A name for a grid that has none in conf/sweep."""
+    essence = sorted(sorted(text for text in line if not text.startswith("dry_run=")) for line in lines)
+    return f"{experiment}-{hashlib.sha256(repr(essence).encode()).hexdigest()[:6]}"
+
+
+def _cell(name: str, composed: compose.Composed) -> Cell:
+    point = _point(composed)
+    steps = {step.name: {"stage": step.stage, "key": point.keys[step.name]} for step in point.steps}
+    config = OmegaConf.to_container(composed.cfg, resolve=True)
+    return Cell(name, point, {"config": config, "choices": composed.choices, "steps": steps})
 
 
 def _lines(overrides: list[str]) -> tuple[str | None, list[list[str]]]:
@@ -116,13 +182,13 @@ def _lines(overrides: list[str]) -> tuple[str | None, list[list[str]]]:
         raise ConfigError(
             [f"sweep={named[-1]} does not exist{did_you_mean(named[-1], _grids())}; there are {', '.join(_grids())}"]
         )
-    node = OmegaConf.load(schema.config_dir() / "sweep" / f"{named[-1]}.yaml")
+    node = OmegaConf.load(FOLDER / f"{named[-1]}.yaml")
     lines = [line for grid_line in node.grids for line in compose.expand([*shlex.split(grid_line), *mine])]
     return named[-1], lines
 
 
 def _grids() -> list[str]:
-    return sorted(path.stem for path in (schema.config_dir() / "sweep").glob("*.yaml"))
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def _point(composed: compose.Composed) -> graph.Point:

@@ -35,7 +35,7 @@ def states(sweep: Submitted) -> list[TaskState]:
         if job.name == REPORT:
             state = _queue_state(queued, sweep.ids.get(REPORT))
             found.append(
-                TaskState(REPORT, "", "", state or "ended", "" if state else _last_line(_log(sweep, REPORT, "")))
+                TaskState(REPORT, "", "", state or "ended", "" if state else last_line(_log(sweep, REPORT, "")))
             )
     return found
 
@@ -59,8 +59,8 @@ def _task_state(sweep: Submitted, store: Store, job: Job, number: int, task: Tas
         return state("not submitted")
     in_queue, log = _queue_state(queued, f"{sweep.ids[job.name]}_{number}"), _log(sweep, job.name, f"_{number}")
     if in_queue is None:
-        return state("failed", _last_line(log))
-    return state(in_queue, _last_line(log) if in_queue == "running" else "")
+        return state("failed", last_line(log))
+    return state(in_queue, last_line(log) if in_queue == "running" else "")
 
 
 def _queue_state(queued: dict[str, str], task: str | None) -> str | None:
@@ -73,7 +73,7 @@ def _log(sweep: Submitted, job: str, task: str) -> Path:
     return sweep.folder / "logs" / f"{job}_{sweep.ids.get(job)}{task}.log"
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     """The last thing that was said: an error, or the progress with its time left (bars return to the line's start)."""
     try:
         text = log.read_bytes()[-4096:].decode("utf-8", errors="replace")

@@ -27,7 +27,7 @@ ROOMS = {
     },
     "recipes": {"stages", "artifacts", "targets"},
     "report": {"artifacts"},
-    "sweep": {"artifacts"},
+    "sweep": {"artifacts", "report", "models.shapes", "targets"},
     "checks": {"types", "data", "models", "objectives", "teachers", "strategies", "training", "artifacts"},
 }
 # Files beside the rooms. What makes and checks a configuration (one room in several files), then the commands, each

@@ -1,0 +1,129 @@
+"""kdlab.sweep run with real trainings: rows as points end, a failure that stays one cell, stops, grids that meet."""
+
+import contextlib
+import dataclasses
+import io
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kdlab.report import results
+from kdlab.report.__main__ import main as report
+from kdlab.sweep import __main__ as command
+
+TINY = [
+    *("recipe=word_kd", "objective=word_kd", "+debug=small", "name=tiny", "trainer.tokens_per_step=300"),
+    *("data.train.0.num_lines=800", "data.valid.num_lines=10", "data.tests.toy.num_lines=20", "vocab_size=200"),
+    *("teacher.max_steps=4", "max_steps=60", "trainer.val_every=60", "trainer.checkpoint_every=5"),
+]
+BROKEN = "weight_kd=1e39"  # infinite in fp32
+MEASURED = {"cpu_hours", "sentences_per_s"}
+PATIENCE_S = 300
+
+
+def run(folder, *arguments):
+    """Exit code and all that is said."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        patch.chdir(folder)
+        code = command.main(["run", *TINY, *arguments])
+    return code, said.getvalue()
+
+
+def rows(folder, name="tiny"):
+    """Rows by key and test, without what is measured anew each time."""
+    found = results.read(folder / "experiments" / name / "results.csv")
+    return {
+        (one.key, one.test): {k: v for k, v in dataclasses.asdict(one).items() if k not in MEASURED} for one in found
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A grid of four points, one of them broken; run once, uninterrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, said = run(folder, f"{BROKEN},1,2,3")
+    return folder, code, said
+
+
+def test_a_failed_point_is_one_cell_and_rows_are_those_of_the_report(whole, monkeypatch):
+    folder, code, said = whole
+    assert code == 1
+    assert "4 points: 0 done, 4 to do" in said and "4/4 points" in said
+    (failure,) = [line for line in said.splitlines() if "failed (exit code 1)" in line]
+    assert failure.startswith("kdlab: tiny weight_kd=1e+39: ") and "not finite" in failure
+    found = results.read(folder / "experiments/tiny/results.csv")
+    states = sorted((one.model, one.state) for one in found)
+    assert states == [("baseline", "done"), ("student", "done"), ("student", "done"), ("student", "done"),
+                      ("student", "failed"), ("teacher", "done")]  # fmt: skip
+    assert all(one.bleu_p is not None for one in found if (one.model, one.state) == ("student", "done"))
+    assert "3 seeds" not in (text := (folder / "experiments/tiny/report.md").read_text()) and "not finite" in text
+    before = (folder / "experiments/tiny/results.csv").read_bytes()
+    monkeypatch.chdir(folder)
+    assert report(["experiments/tiny", "runs/tiny"]) == 0
+    assert (folder / "experiments/tiny/results.csv").read_bytes() == before
+
+
+def test_grids_that_share_a_point_train_it_once_and_both_get_its_rows(whole, tmp_path, monkeypatch):
+    folder = whole[0]
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.yaml").write_text(f"grids: [name={name} weight_kd=2, name=both weight_kd=2]\n")
+    monkeypatch.setattr(command, "FOLDER", tmp_path)
+    trained = sorted((folder / "store/train_model").glob("*/manifest.json"))
+    code, said = run(folder, "sweep=first,second")
+    assert code == 0
+    assert "second: 2 points, 1 of them in a grid above: 0 done, 1 to do" in said and "3/3 points" in said
+    assert sorted((folder / "store/train_model").glob("*/manifest.json")) == trained
+    known = rows(folder)
+    for name in ("first", "second", "both"):
+        assert len(rows(folder, name)) == 3  # teacher, student, student alone
+        for place, one in rows(folder, name).items():
+            assert {**one, "command": ""} == {**known[place], "command": ""}
+            assert f"name={name}" in one["command"]
+
+
+def test_told_to_stop_in_the_middle_the_rows_are_those_of_an_uninterrupted_run(whole, tmp_path):
+    arguments = [sys.executable, "-m", "kdlab.sweep", "run", *TINY, "weight_kd=2", "workers=2"]
+    log = tmp_path / "runner.log"
+    with log.open("wb") as file:
+        runner = subprocess.Popen(arguments, cwd=tmp_path, stdout=file, stderr=file)
+    try:
+        models = tmp_path / "store/train_model"
+        wait(lambda: any(models.glob("*/manifest.json")) and any(models.glob("*.work-*/scratch/*")), runner)
+        runner.send_signal(signal.SIGTERM)
+        assert runner.wait(PATIENCE_S) == 130, log.read_text()
+    finally:
+        runner.kill()
+        runner.wait()
+    assert "to go on: python -m kdlab.sweep run recipe=word_kd" in log.read_text()
+    assert not (tmp_path / "experiments/tiny/report.md").exists()
+    code, said = run(tmp_path, "weight_kd=2")
+    assert code == 0, said
+    (point,) = (tmp_path / "runs/.sweeps").glob("*/logs/tiny/*.log")
+    assert "resuming what an earlier run left" in point.read_text()
+    expected = {place: one for place, one in rows(whole[0]).items() if place in rows(tmp_path)}
+    command_of = {"command": next(one["command"] for one in expected.values() if "weight_kd=2" in one["command"])}
+    assert len(expected) == 3
+    assert rows(tmp_path) == {place: {**one, **command_of} for place, one in expected.items()}
+
+
+def test_finished_cells_are_skipped_without_runs_and_store(whole, tmp_path):
+    shutil.copytree(whole[0] / "experiments", tmp_path / "experiments")
+    before = (tmp_path / "experiments/tiny/results.csv").read_bytes()
+    code, said = run(tmp_path, "weight_kd=1,2,3")
+    assert code == 0 and "3 points: 3 done, 0 to do" in said
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "store").exists()
+    assert (tmp_path / "experiments/tiny/results.csv").read_bytes() == before
+    code, said = run(tmp_path, f"{BROKEN},1,2,3", "dry_run=true")  # what has failed is not done
+    assert "4 points: 3 done, 1 to do" in said and "1 students and 1 shared steps" in said
+
+
+def wait(done, process):
+    until = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.05)
