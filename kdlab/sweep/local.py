@@ -37,7 +37,7 @@ def run(
         counted = [sum(cell.grid == grid for cell in some) for some in (cells, done, own)]
         asked.append(bill.Asked(grid, counted[0], counted[1], counted[0] - counted[2]))
     on_gpu = device == "cuda"
-    parallel = workers if on_gpu else min(workers * threads, len(os.sched_getaffinity(0)))
+    parallel = workers if on_gpu else min(workers * threads, os.cpu_count() or 1)
     unit = "GPU-hours" if on_gpu else "CPU-hours"
     print(
         *bill.lines(asked, list(missing.values()), unit=unit, workers=workers, parallel=parallel), sep="\n", flush=True
