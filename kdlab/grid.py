@@ -16,26 +16,20 @@ NO_TERM = " has no effect: no term"  # in a problem of a dial that another point
 
 
 def points(
-    lines: Sequence[Sequence[str]],
-    plan: Plan,
-    *,
-    alone: bool = False,
-    config_dir: Path | None = None,
-    config_name: str = "config",
+    lines: Sequence[Sequence[str]], plan: Plan, *, config_dir: Path | None = None, config_name: str = "config"
 ) -> list[compose.Composed]:
     """The configurations of a grid's points.
 
     Args:
         lines: the overrides of each point, as `compose.expand` gives them.
         plan: makes the steps of a configuration, to find values that nothing reads.
-        alone: each point will be a `kdlab.run` of its own, which refuses a value that is idle in it.
 
     Raises: one ConfigError for all points; a dial that is idle in some points may work in another.
     """
     found: list[compose.Composed] = []
     problems: dict[str, None] = {}
     works: set[str] = set()  # dials with an effect in some point: not looked at again
-    idle: dict[str, Sequence[str]] = {}  # dials with the first point where they have none
+    idle: set[str] = set()
     for overrides in lines:
         unused: list[str] = []
         try:
@@ -46,19 +40,14 @@ def points(
             if len(unused) < len(error.problems):
                 continue
             composed = compose.compose(overrides, config_dir=config_dir, config_name=config_name, in_sweep=True)
-        asked = [key for key in composed.values if alone or key not in works]
+        asked = [key for key in composed.values if key not in works]
         unused += effects.idle(composed.unresolved, asked, plan)
         names = {problem.partition("=")[0] for problem in unused}
         works |= set(asked) - names
-        idle = {**dict.fromkeys(names, overrides), **idle}
+        idle |= names
         found.append(composed)
     nowhere = "has no effect in any point of the sweep; leave it out"
-    problems |= dict.fromkeys(f"{dial} {nowhere}" for dial in sorted(set(idle) - works))
-    for dial in sorted(set(idle) & works if alone else ()):
-        problems[
-            f"{dial} has no effect in the point {' '.join(idle[dial])}, which is run by itself and would refuse it; "
-            "write the grid as several lines (conf/sweep), each with the values that it uses"
-        ] = None
+    problems |= dict.fromkeys(f"{dial} {nowhere}" for dial in sorted(idle - works))
     if problems:
         raise ConfigError(list(problems))
     return found

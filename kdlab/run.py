@@ -142,10 +142,10 @@ def _command(argv: list[str]) -> int:
         return _multirun(args.overrides, config_dir, config_name)
     if args.hydra_help or args.shell_completion or args.info:
         return _ask_hydra(argv)
-    composed = compose.compose(args.overrides, config_dir=config_dir, config_name=config_name)
+    composed = compose.compose(args.overrides, config_dir=config_dir, config_name=config_name, in_sweep=args.point)
     if args.cfg:
         return _ask_hydra(argv)
-    if problems := effects.idle(composed.unresolved, composed.values, make_plan):
+    if not args.point and (problems := effects.idle(composed.unresolved, composed.values, make_plan)):
         raise ConfigError(problems)
     execute(composed)
     return 0
@@ -154,7 +154,10 @@ def _command(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> argparse.Namespace:
     from hydra.main import get_args_parser
 
-    namespace: argparse.Namespace = get_args_parser().parse_intermixed_args(argv)
+    parser = get_args_parser()
+    # What kdlab.sweep starts: a value that does nothing in this point does something in another.
+    parser.add_argument("--point", action="store_true", help="a point of a grid that was checked as a whole")
+    namespace: argparse.Namespace = parser.parse_intermixed_args(argv)
     return namespace
 
 

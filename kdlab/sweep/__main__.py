@@ -75,7 +75,7 @@ def run(arguments: list[str]) -> int:
     mine = [text for text in overrides if not text.startswith("sweep=")]
     lines = [(name, line) for name in dict.fromkeys(names) for line in _lines([f"sweep={name}", *mine])[1]]
     lines = lines if names else [("", line) for line in _lines(mine)[1]]
-    composed = grid.points([line for _, line in lines], make_plan, alone=True)
+    composed = grid.points([line for _, line in lines], make_plan)
     first = composed[0].cfg
     name = "+".join(dict.fromkeys(names)) or _unnamed(first.name, [line for _, line in lines])
     cells = [_cell(grid_name or name, one) for (grid_name, _), one in zip(lines, composed, strict=True)]

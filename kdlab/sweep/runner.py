@@ -120,7 +120,7 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as file:
             process = subprocess.Popen(
-                [sys.executable, "-m", "kdlab.run", *cell.point.overrides],
+                [sys.executable, "-m", "kdlab.run", "--point", *cell.point.overrides],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

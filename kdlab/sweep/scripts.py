@@ -26,7 +26,7 @@ cd {here} || exit 1
 eval "set -- ${{tasks[SLURM_ARRAY_TASK_ID]}}"
 export WANDB_RUN_GROUP={name_of_sweep}
 {setup}
-{python} -m kdlab.run "$@" &
+{python} -m kdlab.run --point "$@" &
 run=$!
 # Before the time limit: leave, and go on at the same place when the task runs again.
 trap 'kill -TERM $run; wait $run; scontrol requeue ${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID; exit 0' USR1

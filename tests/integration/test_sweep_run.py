@@ -23,7 +23,7 @@ TINY = [
 ]
 BROKEN = "weight_kd=1e39"  # infinite in fp32
 FOUR = [f"{BROKEN},1,2", "weight_kd=2 baseline=false"]
-MEASURED = {"cpu_hours", "sentences_per_s"}
+MEASURED = {"cpu_hours", "sentences_per_s", "commit"}
 PATIENCE_S = 300
 
 

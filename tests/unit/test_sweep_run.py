@@ -10,6 +10,7 @@ from kdlab.artifacts.stage import Step, plan_keys
 from kdlab.report import results
 from kdlab.report.results import Result
 from kdlab.report.update import update
+from kdlab.run import main as kdlab_run
 from kdlab.sweep import __main__ as command
 from kdlab.sweep import cost
 from kdlab.sweep.cell import Cell
@@ -155,8 +156,11 @@ def test_what_is_wrong_is_said_before_anything_runs(tmp_path, monkeypatch, capsy
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_a_value_that_is_idle_in_one_point_is_refused_for_all(tmp_path, monkeypatch, capsys):
-    """kdlab.run of that point alone would refuse it, hours later."""
+def test_a_value_may_be_idle_in_one_point_and_not_in_all(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert command.main(["run", "recipe=word_kd", "objective=word_kd,logits_mse", "temperature=2"]) == 1
-    assert "temperature has no effect in the point recipe=word_kd objective=logits_mse" in capsys.readouterr().err
+    grid = ["recipe=word_kd", "objective=word_kd,logits_mse", "temperature=2"]
+    assert command.main(["run", *grid, "dry_run=true"]) == 0
+    idle = ["recipe=word_kd", "objective=logits_mse", "temperature=2", "dry_run=true"]
+    assert command.main(["run", *idle]) == 1
+    assert kdlab_run(["--point", *idle]) == 0 and kdlab_run(idle) == 1  # what is started, and what a user writes
+    assert "temperature=2 has no effect" in capsys.readouterr().err

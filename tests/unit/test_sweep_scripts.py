@@ -22,7 +22,7 @@ def cluster():
 
 def test_a_task_is_what_was_submitted_whatever_is_written_later(tmp_path):
     text = scripts.script(JOB, sweep="s", folder=tmp_path, cluster=cluster(), report=[])
-    text = text.replace(f"{shlex.quote(sys.executable)} -m kdlab.run", r"printf '%s\n'")
+    text = text.replace(f"{shlex.quote(sys.executable)} -m kdlab.run --point", r"printf '%s\n'")
     assert not list(tmp_path.iterdir())  # nothing beside the script can change it
     for number, overrides in enumerate(OVERRIDES):
         env = {"SLURM_ARRAY_TASK_ID": str(number), "HOME": "/h", "PATH": "/usr/bin:/bin"}
