@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kdlab.report import plots, summary
+from kdlab.report import curves, plots, summary
 from kdlab.report.collect import Row
 from kdlab.report.document import Document
 from kdlab.report.grid import grid
@@ -23,7 +23,8 @@ def compile_report(title: str, results: Sequence[Result], layouts: Sequence[Layo
     tables = [grid(layout, results) for layout in layouts]
     if results:
         tables += [*summary.quality(results), summary.costs(results)]
-    return Document(title, [*_paragraphs(results)], tables, plots.pictures(results, rows))
+    drawn = [picture for layout in layouts for picture in curves.pictures(layout, results)]
+    return Document(title, [*_paragraphs(results)], tables, drawn + plots.pictures(results, rows))
 
 
 def _paragraphs(results: Sequence[Result]) -> list[str]:

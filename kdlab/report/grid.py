@@ -25,6 +25,12 @@ def grid(layout: Layout, results: Sequence[Result]) -> Table:
     return _Grid(layout, results).table()
 
 
+def measured(layout: Layout, results: Sequence[Result]) -> dict[tuple[Labels, str], list[float]]:
+    """The scores behind the table's measured cells, one a seed, by labels and column."""
+    values = _Grid(layout, results).values
+    return {place: some for place, some in values.items() if some and not isinstance(some, str)}
+
+
 class _Grid:
     def __init__(self, layout: Layout, results: Sequence[Result]):
         self.layout, self.lookup, self.notes = layout, cells.by_key(results), Footnotes()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from kdlab.report.document import Document, Table
+from kdlab.report.document import Document, Picture, Table
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; }
@@ -18,18 +18,20 @@ th.label, td.label { text-align: left; }
 thead th { border-bottom: 2px solid #444; } tbody tr.group td { border-top: 1px solid #bbb; }
 ul { font-size: .85rem; color: #444; padding-left: 1.2rem; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 1rem; }
+"""
+# Says nothing of what is outside a figure: a notebook has pictures of its own.
+FIGURE = """
 figure { margin: 0; } figcaption { font-weight: 600; font-size: .95rem; }
-svg { width: 100%; height: auto; max-width: 640px; font: 12px system-ui, sans-serif; }
-svg .grid { stroke: #e4e4e4; } svg .axis { stroke: #444; fill: none; } svg .line { fill: none; stroke-width: 1.8; }
+figure svg { width: 100%; height: auto; max-width: 640px; font: 12px system-ui, sans-serif; background: #fff; }
+figure .grid { stroke: #e4e4e4; } figure .axis { stroke: #444; fill: none; }
+figure .line { fill: none; stroke-width: 1.8; }
 """
 
 
 def render(document: Document) -> str:
     """The page."""
     tables = "\n".join(_table(table) for table in document.tables)
-    drawn = "\n".join(
-        f"<figure><figcaption>{escape(one.title)}</figcaption>\n{one.svg}\n</figure>" for one in document.pictures
-    )
+    drawn = "\n".join(map(_figure, document.pictures))
     pictures = f'<h2>Pictures</h2>\n<div class="pictures">\n{drawn}\n</div>\n' if drawn else ""
     told = "\n".join(f"<p>{escape(paragraph)}</p>" for paragraph in document.paragraphs)
     return f"""<!DOCTYPE html>
@@ -38,7 +40,7 @@ def render(document: Document) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(document.title)}</title>
-<style>{STYLE}</style>
+<style>{STYLE}{FIGURE}</style>
 </head>
 <body>
 <h1>{escape(document.title)}</h1>
@@ -47,6 +49,15 @@ def render(document: Document) -> str:
 </body>
 </html>
 """
+
+
+def figure(picture: Picture) -> str:
+    """One picture with the styles that it needs, to be shown inside another page, such as a notebook."""
+    return f"<style>{FIGURE}</style>\n{_figure(picture)}"
+
+
+def _figure(picture: Picture) -> str:
+    return f"<figure><figcaption>{escape(picture.title)}</figcaption>\n{picture.svg}\n</figure>"
 
 
 def _table(table: Table) -> str:
