@@ -64,23 +64,29 @@ def execute(composed: compose.Composed) -> None:
             step.local["run"] = str(folder)  # loggers show its name and its configuration
     runtime.say(f"{folder}")
     with _failure_noted(folder / "error.txt"):
-        _has_gpus(cfg)
+        _has_devices(cfg)
         store.walk(plan, until=cfg.until)
     _report(folder, cfg)
 
 
-def _has_gpus(cfg: DictConfig) -> None:
+def _has_devices(cfg: DictConfig) -> None:
     """Raises: UserError where GPUs are missing, before hours of preparation and not after."""
+    devices, nodes = cfg.strategy.get("devices", 1), runtime.num_nodes()
+    if devices > 1 and devices % nodes:
+        raise UserError(
+            f"strategy.devices={devices}, but this SLURM job has {nodes} nodes, and each gets equally many of a "
+            f"training's processes; write strategy.devices=<a multiple of {nodes}>, or ask for one node"
+        )
     if cfg.trainer.device == "cuda" and runtime.device("auto") != "cuda":
         raise UserError(
             "trainer.device=cuda, but torch finds no GPU here, so nothing can run on it; run on a machine that has "
             "one, or write trainer.device=cpu (full-size presets need a GPU; for a laptop there are toy_* and small_*)"
         )
-    devices = cfg.strategy.get("devices", 1)
-    if devices > 1 and runtime.device(cfg.trainer.device) == "cuda" and devices > (found := runtime.num_gpus()):
+    if devices > 1 and runtime.device(cfg.trainer.device) == "cuda" and devices > (found := runtime.num_gpus() * nodes):
+        there = "here" if nodes == 1 else f"here on one of {nodes} nodes"
         raise UserError(
-            f"strategy.devices={devices}, but torch finds {found} GPUs here, and every process needs one of its own; "
-            f"write strategy.devices={found}"
+            f"strategy.devices={devices}, but torch finds {found // nodes} GPUs {there}, and every process needs one "
+            f"of its own; write strategy.devices={found}"
         )
 
 

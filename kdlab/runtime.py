@@ -105,6 +105,11 @@ def num_gpus() -> int:
     return torch.cuda.device_count()
 
 
+def num_nodes() -> int:
+    """On how many nodes this process may start others: those of its SLURM step, or of the job; 1 elsewhere."""
+    return int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_JOB_NUM_NODES") or 1)
+
+
 def start_torch(threads: int) -> None:
     """Limits torch to so many CPU threads, and the memory that it spends on remembering kernels.
 

@@ -15,17 +15,18 @@ from typing import Any
 
 from kdlab import files, runtime
 from kdlab.errors import UserError
-from kdlab.strategies.launch import launch
+from kdlab.strategies.launch import TOLD_TO_STOP, launch
 
 SPEC, SUMMARY = "spec.json", "summary.json"
 
 
 def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
-    """Trains with local["strategy"]["devices"] processes on this node. Arguments and result as of train_model.run.
+    """Trains with local["strategy"]["devices"] processes. Arguments and result as of train_model.run.
 
-    Raises: UserError of a rank, or where one was killed; RuntimeError with the traceback of one that failed otherwise.
+    Raises: UserError of a rank, or where one was killed; RuntimeError with the traceback of one that failed otherwise;
+        KeyboardInterrupt where all were told to stop.
     """
-    folder = out / "scratch" / "ranks"
+    folder = (out / "scratch" / "ranks").absolute()
     shutil.rmtree(folder, ignore_errors=True)
     places = {name: str(path.absolute()) for name, path in inputs.items()}
     spec = {"out": str(out.absolute()), "inputs": places, "params": params, "local": local}
@@ -33,6 +34,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     failed = launch("kdlab.stages.train_ranks", folder / SPEC, local["strategy"]["devices"], local["threads"])
     if failed:
         _blame(folder, failed)
+    if not (folder / SUMMARY).exists():
+        raise KeyboardInterrupt
     summary: dict[str, Any] = files.read_json(folder / SUMMARY)
     return summary
 
@@ -47,7 +50,11 @@ def _blame(folder: Path, failed: dict[int, int]) -> None:
         if not killed:
             raise RuntimeError(f"rank {error['rank']} of the training failed\n{error['text']}")
     rank, number = next(iter(killed.items()), (min(failed), 0))
-    who = "torchrun, which watches the ranks of the training," if rank < 0 else f"rank {rank} of the training"
+    who = (
+        "what watches the ranks of the training (torchrun, on several nodes srun)"
+        if rank < 0
+        else f"rank {rank} of the training"
+    )
     how = f"was killed by {signal.Signals(number).name}" if number else f"ended with exit code {failed[rank]}"
     raise UserError(
         f"{who} {how} (where nobody did it, memory ran out), and no rank can go on alone, so all "
@@ -69,7 +76,7 @@ def main(spec_file: Path) -> int:
         if not rank:
             files.write_json(spec_file.parent / SUMMARY, summary)
     except KeyboardInterrupt:
-        return 130
+        return TOLD_TO_STOP
     except BaseException as error:
         mine = isinstance(error, UserError)
         text = str(error) if mine else traceback.format_exc()

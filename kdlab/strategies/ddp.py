@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from kdlab.models.transformer import Transformer
+from kdlab.strategies import ranks
 from kdlab.strategies.ranks import BACKENDS
 from kdlab.types import Placement
 
@@ -25,7 +26,7 @@ class DataParallel:
     """Every rank computes its share of a step with all the weights; gradients are summed by one all-reduce.
 
     Args:
-        devices: processes on this node, one a device.
+        devices: processes, one a device; over all nodes of a SLURM job, equally many on each.
         teacher: replicated, sharded or offloaded.
         shard_optimizer: each rank keeps the optimizer's state of some parameters, updates these and sends them to the
             others (ZeRO-1).
@@ -44,7 +45,8 @@ class DataParallel:
         strategy = _SummingDDP(process_group_backend=BACKENDS[device], **settings)
         return {
             "accelerator": {"cpu": "cpu", "cuda": "gpu"}[device],
-            "devices": self.devices,
+            "devices": self.devices // ranks.num_nodes(),
+            "num_nodes": ranks.num_nodes(),
             "strategy": strategy,
             "plugins": [TorchElasticEnvironment()],
         }

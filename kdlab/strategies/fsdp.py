@@ -30,7 +30,7 @@ class FullySharded:
     Embeddings and head are one group that stays gathered from the forward to the end of the backward pass.
 
     Args:
-        devices: processes on this node, one a device.
+        devices: processes, one a device; over all nodes of a SLURM job, equally many on each.
         reshard_after_forward: layers give their gathered weights back after the forward pass and gather them once more
             for the backward pass (ZeRO-3), or keep them in between (ZeRO-2: less traffic, more memory).
         teacher: replicated, sharded or offloaded.
@@ -59,7 +59,8 @@ class FullySharded:
         )
         return {
             "accelerator": {"cpu": "cpu", "cuda": "gpu"}[device],
-            "devices": self.devices,
+            "devices": self.devices // ranks.num_nodes(),
+            "num_nodes": ranks.num_nodes(),
             "strategy": strategy,
             "plugins": [TorchElasticEnvironment()],
         }

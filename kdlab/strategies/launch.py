@@ -2,7 +2,7 @@
 
     the run (knows store and locks) --> agent (torchrun; this file as a program) --> ranks (know a spec file alone)
 
-No process outlives the one that started it. Inside a SLURM allocation srun would take the agent's place: `command`.
+No process outlives the one that started it. In a SLURM job of several nodes there is an agent on each: slurm.py.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from kdlab import files, runtime
 
-FAILED = "failed.json"  # beside the spec: the exit code of every rank that failed
+FAILED = "failed.{node}.json"  # beside the spec: the exit code of every rank that failed on a node
+TOLD_TO_STOP = 130  # exit code of a rank that has saved and left
 # Ranks that are told to stop finish their step (a validation with it) and save; torchrun kills them after 30 s.
 PATIENCE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
+REPEAT_S = 10.0
 
 
 def command(module: str, spec: Path, devices: int) -> list[str]:
@@ -35,20 +37,36 @@ def launch(module: str, spec: Path, devices: int, threads: int) -> dict[int, int
 
     Raises: KeyboardInterrupt when told to stop (Ctrl-C, SIGTERM, SIGUSR1), after the ranks have saved and left.
     """
-    (spec.parent / FAILED).unlink(missing_ok=True)
+    for old in spec.parent.glob(FAILED.format(node="*")):
+        old.unlink()
     environment = {**PATIENCE, **os.environ, "OMP_NUM_THREADS": str(threads)}
     process = subprocess.Popen(command(module, spec, devices), env=environment)
     with _interrupted_by(signal.SIGTERM, signal.SIGUSR1):
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            process.terminate()
-            process.wait()
+            _stop(process)
             raise
-    if code == 0:
-        return {}
-    found = files.read_json(spec.parent / FAILED) if (spec.parent / FAILED).exists() else {"-1": code}
-    return {int(rank): int(exit_code) for rank, exit_code in found.items()}
+    failed = {
+        int(rank): int(exit_code)
+        for path in spec.parent.glob(FAILED.format(node="*"))
+        for rank, exit_code in files.read_json(path).items()
+    }
+    if code == 0 or failed:
+        return failed
+    return {-1: code}
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Tells the ranks to save and leave, and waits until they have."""
+    if runtime.num_nodes() == 1:
+        process.terminate()
+        process.wait()
+        return
+    while process.poll() is None:  # SIGTERM would have srun kill them; what comes before they run is lost
+        process.send_signal(signal.SIGUSR1)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=REPEAT_S)
 
 
 @contextmanager
@@ -74,10 +92,18 @@ def _interrupted_by(*numbers: signal.Signals) -> Iterator[None]:
 
 
 def _agent(run_pid: str, devices: str, module: str, spec: str) -> int:
-    """torchrun, without its report of a page: it ends all ranks when one ends badly."""
     runtime.end_with_parent(signal.SIGTERM)
     if os.getppid() != int(run_pid):  # it ended before it was asked for a signal
-        return 130
+        return TOLD_TO_STOP
+    if (nodes := runtime.num_nodes()) > 1:
+        from kdlab.strategies import slurm
+
+        slurm.start(module, Path(spec), int(devices), nodes)
+    return watch(module, spec, "--standalone", "--nproc-per-node", devices)
+
+
+def watch(module: str, spec: str, *where: str) -> int:
+    """torchrun with the options `where`, without its report of a page: it ends all ranks here when one ends badly."""
     import logging
 
     from torch.distributed.elastic.multiprocessing import api
@@ -97,13 +123,15 @@ def _agent(run_pid: str, devices: str, module: str, spec: str) -> int:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # where it goes to every process; the ranks and the run heed it
     logging.disable(logging.ERROR)
     try:
-        run(parse_args(["--standalone", "--nproc-per-node", devices, "--max-restarts", "0", "-m", module, spec]))
+        run(parse_args([*where, "--max-restarts", "0", "-m", module, spec]))
     except ChildFailedError as error:
         codes = {str(rank): failure.exitcode for rank, failure in error.failures.items()}
-        files.write_json(Path(spec).parent / FAILED, codes)
+        if set(codes.values()) == {TOLD_TO_STOP}:
+            return 0  # no failure: another node's ranks may still be saving, and must not be killed
+        files.write_json(Path(spec).parent / FAILED.format(node=os.environ.get("SLURM_NODEID", 0)), codes)
         return 1
     except SignalException:
-        return 130
+        return 0
     return 0
 
 

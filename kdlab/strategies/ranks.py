@@ -5,6 +5,7 @@ Counts and sums travel as CPU numbers, so that no GPU has to be waited for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -26,6 +27,11 @@ def rank() -> int:
 def num_ranks() -> int:
     """How many there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def num_nodes() -> int:
+    """On how many nodes they are, equally many on each, as torchrun says it."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", 1))
 
 
 def summed(values: Mapping[str, Any]) -> dict[str, Any]:

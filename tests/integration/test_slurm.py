@@ -17,6 +17,8 @@ TINY = [
     *("data.valid.num_lines=20", "data.tests.toy.num_lines=20"),
     *("trainer.val_every=4", "cluster.cpus=1", "cluster.mem_gb=1", "cluster.label_tasks=2"),
 ]
+ALONE = ("recipe=train_only", "objective=nll")
+LONGER = ("max_steps=60", "trainer.val_every=60", "trainer.checkpoint_every=4")
 PATIENCE_S = 600  # for a job and for a command: how long they take on a busy machine is nothing to test
 
 
@@ -84,34 +86,60 @@ def test_a_grid_shares_its_teacher_and_a_failed_point_is_one_cell(environment, t
 
 
 def test_usr1_requeues_and_the_weights_are_those_of_an_uninterrupted_run(environment, tmp_path):
-    run = ["recipe=train_only", "objective=nll", *TINY, "max_steps=60", "trainer.val_every=60"]
+    run = [*ALONE, *TINY, *LONGER]
     run = [text for text in run if not text.startswith(("baseline", "teacher", "max_steps=4", "trainer.val_every=4"))]
     shown = kdlab(environment, tmp_path, "kdlab.sweep", "submit", *run)
     folder = tmp_path / re.search(r"scripts: (\S+)", shown)[1]
     job = json.loads((folder / "sweep.json").read_text())["ids"]["students"]
     kdlab(environment, tmp_path, "kdlab.sweep", "submit", *run, code=1)  # it is in the queue already
-    log = folder / "logs" / f"students_{job}_0.log"
-
-    def record():
-        return call(environment, "scontrol", "show", "job", f"{job}_0")
-
-    def shown():
-        return f"{record()}\n{log.read_text() if log.exists() else 'no log'}"
-
-    wait(environment, lambda: any((tmp_path / "store/train_model").glob("*.work-*/scratch/*")), shown)
-    call(environment, "scancel", "--batch", "--signal=USR1", f"{job}_0")
-    wait(environment, lambda: state(record()) == ("PENDING", 1), shown)
-    # SLURM itself waits for two minutes. One second at least it must: slurmd refuses what it is sent in the second in
-    # which it ended the first start ("Job credential revoked"), and the job has FAILED without a line in its log.
-    call(environment, "scontrol", "update", f"JobId={job}_0", "StartTime=now+2")
-    wait(environment, lambda: state(record())[0] not in ("PENDING", "RUNNING", "COMPLETING"), shown)
-    assert state(record()) == ("COMPLETED", 1), shown()
-    assert "resuming what an earlier run left" in log.read_text(), shown()
+    interrupt_and_finish(environment, tmp_path / "store", f"{job}_0", folder / "logs" / f"students_{job}_0.log")
 
     whole = [text for text in run if not text.startswith("cluster")]
     kdlab(environment, tmp_path, "kdlab.run", *whole, "until=student", "paths.store=whole")
     weights = [path.read_bytes() for path in sorted(tmp_path.glob("*/train_model/*/weights.safetensors"))]
     assert len(weights) == 2 and weights[0] == weights[1]
+
+
+def interrupt_and_finish(environment, store, job, log):
+    """Tells a job's script to leave once its training has a checkpoint, and sees it start again and end."""
+
+    def record():
+        return call(environment, "scontrol", "show", "job", job)
+
+    def shown():
+        return f"{record()}\n{log.read_text() if log.exists() else 'no log'}"
+
+    wait(environment, lambda: any((store / "train_model").glob("*.work-*/scratch/last.ckpt")), shown)
+    call(environment, "scancel", "--batch", "--signal=USR1", job)
+    wait(environment, lambda: state(record()) == ("PENDING", 1), shown)
+    # SLURM itself waits for two minutes. One second at least it must: slurmd refuses what it is sent in the second in
+    # which it ended the first start ("Job credential revoked"), and the job has FAILED without a line in its log.
+    call(environment, "scontrol", "update", f"JobId={job}", "StartTime=now+2")
+    wait(environment, lambda: state(record())[0] not in ("PENDING", "RUNNING", "COMPLETING"), shown)
+    assert state(record()) == ("COMPLETED", 1), shown()
+    assert "resuming what an earlier run left" in log.read_text(), shown()
+
+
+def test_two_nodes_train_by_srun_and_the_weights_are_those_of_one_node(environment, tmp_path):
+    """With the template of slurm/, interrupted; on one node torchrun starts the two ranks, and nothing interrupts."""
+    template = (Path(__file__).parents[2] / "slurm/several_nodes.sbatch").read_text()
+    script = template.replace("8 * SLURM_JOB_NUM_NODES", "SLURM_JOB_NUM_NODES").replace("=cuda", "=cpu")
+    assert template.count("8 * SLURM_JOB_NUM_NODES") == template.count("=cuda") == 1
+    (tmp_path / "two.sbatch").write_text(script)
+    run = [*ALONE, *TINY, *LONGER, "strategy=ddp", "until=student"]
+    run = [text for text in run if not text.startswith(("baseline", "teacher", "cluster", "max_steps=4"))]
+    run.remove("trainer.val_every=4")
+    small = ("--gres=gpu:2", "--cpus-per-task=1", "--mem=1G", f"--output={tmp_path}/log", f"--chdir={tmp_path}")
+    environment = {**environment, "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}"}
+    job = call(environment, "sbatch", "--parsable", *small, str(tmp_path / "two.sbatch"), *run).strip()
+    interrupt_and_finish(environment, tmp_path / "store", job, tmp_path / "log")
+
+    kdlab(environment, tmp_path, "kdlab.run", *run, "paths.store=one_node")
+    weights = [path.read_bytes() for path in sorted(tmp_path.glob("*/train_model/*/weights.safetensors"))]
+    assert len(weights) == 2 and weights[0] == weights[1]
+
+    find = "from kdlab.strategies import slurm; print(slurm.first_host('n[2-4,7]'))"  # here MASTER_ADDR says it
+    assert call(environment, sys.executable, "-c", find) == "n2\n"
 
 
 def test_the_cluster_takes_every_script_and_two_gpus(environment, tmp_path):
@@ -127,7 +155,7 @@ def test_the_cluster_takes_every_script_and_two_gpus(environment, tmp_path):
 
 def test_the_templates_are_scripts_that_slurm_takes(environment):
     templates = sorted((Path(__file__).parents[2] / "slurm").glob("*.sbatch"))
-    assert len(templates) == 3
+    assert len(templates) == 4
     for template in templates:
         call(environment, "bash", "-n", str(template))
         small = ("--gres=gpu:2", "--cpus-per-task=1", "--mem=1G")
