@@ -21,6 +21,7 @@ NOT_OF_BASELINE = {
     *("label_decode", "labels", "label_tag", "pseudo_share", "rounds", "round"),
     *("weight_nll", "weight_pseudo", "weight_kd", "weight_cos"),
 }
+OF_LABELS = {"label_decode", "labels", "label_tag", "pseudo_share", "mix_by"}  # where there are pseudo-labels
 # What makes no other arm: what else is trained, measured or kept, and where.
 SILENT = {"baseline", "evaluate", "min_labelled", "experiment", "cluster", "logger", "paths", "strategy"}
 DATA = "KDLAB_DATA"
@@ -66,7 +67,12 @@ def settings(who: str, record: dict[str, Any], named: Iterable[str] = ()) -> dic
     chosen = {name for name in {*record.get("values", ()), *(written & set(choices))} if _first(name) not in SILENT}
     for name in sorted((chosen | named) - {*DIALS, "seed", "model", "test"}):
         first = _first(name)
-        if (who == "teacher" and first not in OF_TEACHER) or (who == "baseline" and first in NOT_OF_BASELINE):
+        unlabelled = first in OF_LABELS and "pseudo_label" not in record["steps"]
+        if (
+            unlabelled
+            or (who == "teacher" and first not in OF_TEACHER)
+            or (who == "baseline" and first in NOT_OF_BASELINE)
+        ):
             found |= {name: ""} if name in named else {}
             continue
         value = choices[name] if name in choices else _select(record["config"], name)

@@ -238,11 +238,15 @@ def test_what_was_chosen_makes_an_arm_and_what_makes_no_difference_does_not():
     }
     overrides = ["label_decode=greedy", "cluster=one_gpu", "student=toy_1x1", "+experiment=x", "optim.lr=0.5"]
     record = {"config": config, "choices": choices | {"experiment": "x"}, "overrides": overrides}
-    record["values"] = ["optim.lr", "baseline"]
+    record |= {"values": ["optim.lr", "baseline"], "steps": {"pseudo_label": {}}}
     named = ["gold_share", "pseudo_share"]
     assert settings("student", record, named) == {"label_decode": "greedy", "optim.lr": "0.5", "gold_share": "0.05"}
     assert settings("baseline", record, named) == {"optim.lr": "0.5", "gold_share": "0.05", "pseudo_share": ""}
     assert settings("teacher", record, named) == {"gold_share": "", "pseudo_share": ""}
+    config["pseudo_share"] = 0.05
+    assert settings("student", record, named)["pseudo_share"] == "0.05"
+    record["steps"] = {}  # no pseudo-labels, so that it answers to none of their settings
+    assert settings("student", record, named) == {"optim.lr": "0.5", "gold_share": "0.05", "pseudo_share": ""}
 
 
 def test_the_command_forgets_the_machine(tmp_path, monkeypatch):
