@@ -208,8 +208,8 @@ def test_the_report_is_the_same_from_results_csv_alone(reported, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(path.parent.name for path in EXPERIMENTS.glob("*/report.md")))
 def test_a_committed_report_follows_from_its_results(name, tmp_path):
+    shutil.copytree(EXPERIMENTS, tmp_path, dirs_exist_ok=True)  # a published table may be a neighbour's
     folder = tmp_path / name
-    shutil.copytree(EXPERIMENTS / name, folder)
     (folder / "report.md").unlink()
     assert main([str(folder), f"runs={tmp_path / 'none'}"]) == 0
     assert (folder / "report.md").read_bytes() == (EXPERIMENTS / name / "report.md").read_bytes()
