@@ -19,7 +19,7 @@ ALONE = ["recipe=train_only", "objective=nll"]
 # what an option needs beside it to make sense
 SMALL = ["data.root={corpus}", "teacher.path={model}"]
 STUDY = ("small", *(f"{claim}_small" for claim in ("hinton_1x1", "hinton_3x3", "distilbert_ablation")))
-STUDY += tuple(f"{claim}_small" for claim in ("seq_interpolation", "hybrid", "low_data"))
+STUDY += tuple(f"{claim}_small" for claim in ("seq_interpolation", "hybrid", "low_data", "kd_weight", "vocabulary"))
 COMPANIONS = {
     "recipe=train_only": ["objective=nll"],
     "recipe=word_kd": ["objective=word_kd"],
