@@ -8,21 +8,20 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from kdlab import compose, effects, files, runtime, schema, targets, teacher_checks
-from kdlab.artifacts.stage import Step, plan_keys
+from kdlab import compose, effects, runtime, schema
+from kdlab.artifacts.stage import plan_keys
 from kdlab.artifacts.store import Store
 from kdlab.errors import ConfigError, UserError
 from kdlab.models.shapes import num_parameters, parameter_shapes
+from kdlab.planned import Planned, trainings
 from kdlab.recipes.plan import make_plan
 from kdlab.strategies import footprint, lecture
 from kdlab.strategies.footprint import Layout
-from kdlab.strategies.trainings import Training
 
 HELP = """Memory and communication of every training of a configuration, without a GPU and before one is paid for.
 
@@ -94,15 +93,6 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return options, overrides
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A training of the plan, with what is known of it."""
-
-    name: str
-    training: Training
-    max_steps: int
-
-
 def report(
     composed: compose.Composed, *, device_memory_gb: float, num_devices: int | None, tokens_per_s: float | None
 ) -> Iterator[str]:
@@ -126,46 +116,6 @@ def report(
         yield from _duration(planned, corpus, tokens_per_s)
     yield from ("", "why as built differs from the paper:", *_differences(cfg.trainer.precision))
     yield from ("", *FOOTNOTES.splitlines())
-
-
-def trainings(cfg: Any, plan: Sequence[Step], store: Store) -> list[Planned]:
-    """Every training of the plan. Raises: UserError where a teacher's architecture is not known yet."""
-    keys = plan_keys(plan)
-    corpus = (store.manifest("prepare_corpus", keys["corpus"]) or {}).get("summary", {}).get("train", {})
-    longest = max((corpus.get(f"longest_{side}_len", 0) for side in ("src", "tgt")), default=0)
-    found = []
-    for step in plan:
-        if step.stage != "train_model":
-            continue
-        architecture, params = dict(step.params["model"]), step.params
-        compares = any(targets.needs_teacher(t["term"]["_target_"]) for t in params["objective"]["terms"].values())
-        adopts = architecture["src_vocab_size"] is None
-        teacher = _teacher(cfg, plan, keys, store) if compares or adopts else None
-        if adopts:
-            architecture |= {name: (teacher or {})[name] for name in ("src_vocab_size", "tgt_vocab_size")}
-        training = Training.of_step(
-            params,
-            step.local,
-            architecture=architecture,
-            teacher=teacher if compares else None,
-            longest=longest or cfg.data.cleaning.max_tokens,
-        )
-        found.append(Planned(step.name, training, params["max_steps"]))
-    return found
-
-
-def _teacher(cfg: Any, plan: Sequence[Step], keys: dict[str, str], store: Store) -> dict[str, Any]:
-    """The architecture of the plan's teacher."""
-    (step,) = (step for step in plan if step.name == "teacher")
-    if store.manifest(step.stage, keys[step.name]):
-        return dict(files.read_json(store.folder(step.stage, keys[step.name]) / "config.json")["architecture"])
-    known = teacher_checks.architecture(cfg)
-    if known is None:
-        raise UserError(
-            f"the architecture of teacher.path={cfg.teacher.path} is not known before the model is converted, so its "
-            "memory is not either; run python -m kdlab.run with the same overrides and until=teacher first"
-        )
-    return known
 
 
 def _layouts(composed: compose.Composed) -> dict[str, Layout]:

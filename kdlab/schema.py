@@ -253,6 +253,7 @@ class Cluster:
     cpus: int = at_least(1)
     mem_gb: int | None = at_least(1)
     gpus: int = at_least(0)
+    gpu_memory_gb: float = above(0)
     max_parallel: int = at_least(1)
     label_tasks: int = at_least(1)
     setup: list[str] = MISSING

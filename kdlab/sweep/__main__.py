@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from kdlab import compose, files, grid, runtime, schema
 from kdlab.artifacts.stage import plan_keys
 from kdlab.artifacts.store import Store
 from kdlab.errors import ConfigError, UserError, did_you_mean
+from kdlab.planned import trainings
 from kdlab.recipes.plan import make_plan
-from kdlab.sweep import graph, local, scripts, slurm, status
+from kdlab.strategies.footprint import Layout
+from kdlab.sweep import graph, local, room, scripts, slurm, status
 from kdlab.sweep.cell import Cell
 from kdlab.sweep.record import FILE, Submitted
 from kdlab.sweep.runner import Places
@@ -109,6 +111,8 @@ def submit(overrides: list[str]) -> None:
     sweep = Submitted(folder, Path(first.paths.store), runs, jobs, {})
     written = _write(sweep, name, OmegaConf.to_container(first.cluster, resolve=True))
     _print(points, jobs, folder)
+    for line in room.warnings(_requests(composed, points, store)):
+        runtime.say(line)
     if first.dry_run:
         return
     for job in jobs:
@@ -195,6 +199,34 @@ def _point(composed: compose.Composed) -> graph.Point:
     steps = make_plan(composed.cfg)
     overrides = [text for text in composed.overrides if not text.startswith("dry_run=")]
     return graph.Point(overrides, f"{composed.cfg.name}/{composed.point}", steps, plan_keys(steps))
+
+
+def _requests(
+    composed: Sequence[compose.Composed], points: Sequence[graph.Point], store: Store
+) -> Iterator[room.Request]:
+    """Every training that is not done yet, once, with what its task asks for."""
+    seen = set()
+    for one, point in zip(composed, points, strict=True):
+        cfg = one.cfg
+        try:
+            planned = trainings(cfg, point.steps, store)
+        except UserError:  # a teacher that must be fetched before its size is known
+            continue
+        on_gpu = cfg.trainer.device == "cuda" or (cfg.trainer.device == "auto" and cfg.cluster.gpus > 0)
+        for training in planned:
+            key = point.keys[training.name]
+            if key in seen or store.manifest("train_model", key) is not None:
+                continue
+            seen.add(key)
+            yield room.Request(
+                training.name,
+                point.folder,
+                training.training,
+                Layout.of(one.choices["strategy"], cfg.strategy),
+                cfg.strategy.get("devices", 1),
+                gpu_memory_gb=cfg.cluster.gpu_memory_gb if on_gpu else None,
+                mem_gb=cfg.cluster.mem_gb,
+            )
 
 
 def _write(sweep: Submitted, name: str, cluster: Any) -> dict[str, Path]:

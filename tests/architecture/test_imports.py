@@ -27,7 +27,7 @@ ROOMS = {
     },
     "recipes": {"stages", "artifacts", "targets"},
     "report": {"artifacts"},
-    "sweep": {"artifacts", "report", "models.shapes", "targets"},
+    "sweep": {"artifacts", "report", "models.shapes", "targets", "strategies.footprint", "strategies.trainings"},
     "checks": {"types", "data", "models", "objectives", "teachers", "strategies", "training", "artifacts"},
 }
 # Files beside the rooms. What makes and checks a configuration (one room in several files), then the commands, each
@@ -56,8 +56,8 @@ COMMANDS = {
     "dashboard": set(),
     "check": {"checks"},
     "report": {"report"},
-    "sweep": {"sweep"},
-    "budget": {"strategies.footprint", "strategies.lecture", "strategies.trainings", "models.shapes"},
+    "sweep": {"sweep", "planned", "strategies.footprint"},
+    "budget": {"planned", "strategies.footprint", "strategies.lecture", "strategies.trainings", "models.shapes"},
 }
 LIGHT = {
     "artifacts",
@@ -68,6 +68,7 @@ LIGHT = {
     "run",
     "check",
     "budget",
+    "planned",
     "dashboard",
     *FREE,
     *CONFIGURATION,
@@ -141,6 +142,8 @@ def allowed(module):
         return CONFIGURATION | FREE | {"models.layer_rules"}  # whether a teacher's layers fit; knows no torch
     if module == "term_checks":
         return CONFIGURATION | FREE | {"objectives.layer_pairs"}  # which layers are compared; knows no torch
+    if module == "planned":
+        return CONFIGURATION | FREE | {"artifacts", "strategies.trainings"}  # trainings before they run
     if module in CONFIGURATION:
         return CONFIGURATION | FREE
     if module in COMMANDS:

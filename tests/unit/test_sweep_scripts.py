@@ -1,12 +1,13 @@
 """The scripts of kdlab.sweep, run by bash with another command in the place of kdlab.run."""
 
+import re
 import shlex
 import subprocess
 import sys
 
 from omegaconf import OmegaConf
 
-from kdlab import schema
+from kdlab import budget, schema
 from kdlab.sweep import __main__ as command
 from kdlab.sweep import scripts, status
 from kdlab.sweep.graph import Job, Task
@@ -56,3 +57,46 @@ def test_tasks_that_would_find_no_gpu_are_refused(tmp_path, monkeypatch, capsys)
     line = ["submit", "+debug=small", "recipe=train_only", "objective=nll", "trainer.device=cuda", "strategy=zero2"]
     assert command.main([*line, "cluster.gpus=1"]) == 1
     assert "write cluster.gpus=2" in capsys.readouterr().err
+
+
+def budgeted_gb(capsys, *overrides):
+    """Peak of a step by training, GB, as kdlab.budget prints it for the chosen strategy."""
+    assert budget.main([*overrides]) == 0
+    peaks, name = {}, ""
+    for line in capsys.readouterr().out.splitlines():
+        name = line.partition(":")[0] if re.match(r"\w+: [\d,]+ parameters", line) else name
+        cells = re.split(r"\s{2,}", line.strip())
+        if cells[0].endswith(" *") and cells[-1] in ("yes", "no"):
+            peaks[name] = float(cells[-2].replace(",", "")) / 1e3
+    return peaks
+
+
+def warned(capsys, *arguments):
+    assert command.main(["submit", *arguments, "dry_run=true"]) == 0
+    return [line for line in capsys.readouterr().err.splitlines() if "will not fit" in line]
+
+
+def test_trainings_that_do_not_fit_a_gpu_are_a_line_a_job(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = ["+experiment=hybrid_wmt20", "strategy=ddp", "strategy.devices=8"]
+    peaks = budgeted_gb(capsys, *run, "num_devices=8")
+    assert peaks["baseline"] < peaks["student"] < 8 < peaks["teacher"]
+    (line,) = warned(capsys, *run, "cluster.gpus=8", "cluster.gpu_memory_gb=8", "seed=1,2")
+    assert "job teacher will not fit: teacher of hybrid_wmt20/" in line
+    assert f"needs {peaks['teacher']:.1f} GB on a GPU, but cluster.gpu_memory_gb=8 (" in line
+    two = warned(capsys, *run, "cluster.gpus=8", f"cluster.gpu_memory_gb={peaks['student'] - 0.1:.2f}", "seed=1,2")
+    assert [line.split()[3] for line in two] == ["teacher", "students"]
+    assert f"needs {peaks['student']:.1f} GB" in two[1] and "need too much: 2)" in two[1]  # of two seeds, not baselines
+    assert not warned(capsys, *run, "cluster.gpus=8", f"cluster.gpu_memory_gb={peaks['teacher'] + 0.1:.2f}")
+
+
+def test_trainings_on_a_cpu_are_held_to_main_memory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = ["recipe=train_only", "objective=nll", "student.d_model=2048", "student.d_ff=8192"]
+    for strategy, processes in ((["strategy=single"], 1), (["strategy=ddp", "strategy.devices=2"], 2)):
+        peak = budgeted_gb(capsys, *run, *strategy, f"num_devices={processes}")["student"]
+        needed = processes * (peak + 0.485) * 1e9 / 2**30
+        (line,) = warned(capsys, *run, *strategy, f"cluster.mem_gb={int(needed)}")
+        assert f"needs {needed:.1f} GiB in {processes} processes, but cluster.mem_gb={int(needed)} (" in line
+        assert not warned(capsys, *run, *strategy, f"cluster.mem_gb={int(needed) + 1}")
+        assert not warned(capsys, *run, *strategy, "cluster.mem_gb=null")
