@@ -22,7 +22,7 @@ TINY = [
     *("teacher.max_steps=4", "max_steps=60", "trainer.val_every=60", "trainer.checkpoint_every=5"),
 ]
 BROKEN = "weight_kd=1e39"  # infinite in fp32
-FOUR = [f"{BROKEN},1,2", "weight_kd=2 baseline=false"]
+FOUR = [f"{BROKEN},2", "weight_kd=2 baseline=false", "weight_kd=2 name=other"]
 OTHERWISE = {"cpu_hours", "sentences_per_s", "commit", "command"}  # what differs between equal runs
 PATIENCE_S = 300
 
@@ -51,7 +51,7 @@ def rows(folder, name="toy"):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A grid of four points, one of them broken and one with nothing of its own; run once, uninterrupted."""
+    """A grid of four points, one broken, one the same in another experiment; run once, uninterrupted."""
     folder = tmp_path_factory.mktemp("whole")
     code, said = run(folder, "sweep=four", four=FOUR)
     return folder, code, said
@@ -65,8 +65,7 @@ def test_a_failed_point_is_one_cell_and_rows_are_those_of_the_report(whole, monk
     assert failure.startswith("kdlab: toy weight_kd=1e+39: ") and "not finite" in failure
     found = results.read(table(folder))
     states = sorted((one.model, one.state) for one in found)
-    assert states == [("baseline", "done"), ("student", "done"), ("student", "done"), ("student", "failed"),
-                      ("teacher", "done")]  # fmt: skip
+    assert states == [("baseline", "done"), ("student", "done"), ("student", "failed"), ("teacher", "done")]
     assert all(one.bleu_p is not None for one in found if (one.model, one.state) == ("student", "done"))
     assert "not finite" in (folder / "experiments/toy/report.md").read_text()
     monkeypatch.chdir(folder)
@@ -116,12 +115,12 @@ def test_told_to_stop_in_the_middle_the_rows_are_those_of_an_uninterrupted_run(w
 def test_finished_cells_are_skipped_without_runs_and_store(whole, tmp_path):
     shutil.copytree(whole[0] / "experiments", tmp_path / "experiments")
     before = table(tmp_path).read_bytes()
-    code, said = run(tmp_path, "weight_kd=1,2")
-    assert code == 0 and "2 points: 2 done, 0 to do" in said
+    code, said = run(tmp_path, "sweep=three", three=[FOUR[0].replace(f"{BROKEN},", "weight_kd="), *FOUR[1:]])
+    assert code == 0 and "3 points: 3 done, 0 to do" in said
     assert not (tmp_path / "runs").exists() and not (tmp_path / "store").exists()
     assert table(tmp_path).read_bytes() == before
     code, said = run(tmp_path, "sweep=four", "dry_run=true", four=FOUR)  # what has failed is not done
-    assert "4 points: 3 done, 1 to do" in said and "1 students and 1 shared steps" in said
+    assert "4 points: 3 done, 1 to do" in said and "2 students and 1 shared steps" in said
 
 
 def wait(done, process):
