@@ -1,5 +1,6 @@
 """Tables as curves: each cell at its place on the axis, ours solid, the printed ones dashed."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def test_ours_are_means_over_seeds_in_the_colour_of_the_printed_line():
     (one,) = layout.read(EXPERIMENTS / "hinton_1x1_wmt20")
     found = [student(seed, bleu, t) for t in ("10", "0.5", "2") for seed, bleu in ((1, 20.0), (2, 21.0))]
     found += [student(1, 3.0, "2", weight_nll="0"), student(1, 4.0, "7")]
+    one = dataclasses.replace(one, columns=dict(reversed(one.columns.items())))  # a line is drawn from left to right
     (picture,) = curves.pictures(one, found)
     assert labels(picture.svg).count("20.5 ± 0.7 (2)") == 3 and labels(picture.svg).count("3.0") == 1
     assert "4.0" not in labels(picture.svg)  # no cell of the table
@@ -68,7 +70,7 @@ def test_a_setting_of_the_rows_is_an_axis_and_two_values_are_none():
 def test_cells_that_are_ambiguous_in_the_table_are_not_drawn():
     (one,) = layout.read(EXPERIMENTS / "hinton_1x1_wmt20")
     found = [student(1, 3.25, "2"), result(1, 4.0, student="slim_1x1", temperature="2", init="x", settings="a=1")]
-    found[1] = Result(**{**found[1].__dict__, "settings": found[0].settings})
+    found[1] = dataclasses.replace(found[1], settings=found[0].settings)
     assert "3.2" not in labels(curves.pictures(one, found)[0].svg)
     assert "3.2" in labels(curves.pictures(one, found[:1])[0].svg)
 
