@@ -199,7 +199,7 @@ class Resume(Callback):
             if not ranks.rank():
                 _replace(temporary, self._path)
             self._validation.drop_unchosen()
-        if stops and not is_last:
+        if stops:  # after the last step too: what follows a training may take hours
             raise KeyboardInterrupt
 
     def _stop(self, number: int, frame: FrameType | None) -> None:

@@ -275,6 +275,26 @@ def test_a_signal_saves_the_step_under_way_and_ends(tmp_path, monkeypatch, numbe
     assert [row.split(",")[0] for row in rows if "train/loss" in row] == ["1", "2", "3", "4", "5"]
 
 
+def test_a_signal_in_the_last_step_ends_the_run_too_and_its_training_only_remains_to_be_finished(tmp_path, monkeypatch):
+    """Else the run would go on with labelling for hours, and its batch script would wait for it until it is killed."""
+    whole, step = train(tmp_path / "whole", max_steps=5), StudentModule.training_step
+
+    def told(self, batch, batch_idx):
+        assert self.trainer.global_step < 5
+        if self.trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(StudentModule, "training_step", told)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "told", max_steps=5)
+    again = train(tmp_path / "told", max_steps=5)
+    assert again.steps == 5 and again.validation.history == whole.validation.history
+    assert all(
+        torch.equal(value, again.validation.averaged()[name]) for name, value in whole.validation.averaged().items()
+    )
+
+
 def test_a_checkpoint_that_is_cut_short_is_called_so(tmp_path):
     train(tmp_path, max_steps=2)
     whole = (tmp_path / "last.ckpt").read_bytes()
