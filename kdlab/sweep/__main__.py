@@ -38,7 +38,7 @@ the points save and leave, and the same command goes on. In the background: nohu
 
 On a SLURM cluster:
   python -m kdlab.sweep submit [sweep=NAME] [+experiment=NAME] [key=a,b ...] [cluster.key=value ...]
-  python -m kdlab.sweep status <folder>      what runs, waits, has failed (with its last line) or is done
+  python -m kdlab.sweep status <folder>      what runs, waits, has failed or was killed (with its last line) or is done
   python -m kdlab.sweep gather <folder>      the report of what is there, now
   python -m kdlab.sweep cancel <folder>      ends what waits or runs; what is done stays
 submit prints the runs and the graph of jobs; dry_run=true only writes the scripts. What is done already is not

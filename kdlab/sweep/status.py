@@ -15,7 +15,8 @@ WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "R
 
 @dataclass(frozen=True)
 class TaskState:
-    """One task: `state` is done, running, waiting, failed or not submitted; `note` its progress or its last line."""
+    """One task: `state` is done, running, waiting, failed, killed or not submitted; `note` its progress or its last
+    line, behind what killed it."""
 
     job: str
     task: str
@@ -27,11 +28,12 @@ class TaskState:
 def states(sweep: Submitted) -> list[TaskState]:
     """The state of every task, jobs in their order; a report job has one task."""
     queued = slurm.queue(list(sweep.ids.values()))
+    killed = slurm.killed(list(sweep.ids.values()))
     store = Store(sweep.store)
     found = []
     for job in sweep.jobs:
         for number, task in enumerate(job.tasks):
-            found.append(_task_state(sweep, store, job, number, task, queued))
+            found.append(_task_state(sweep, store, job, number, task, queued, killed))
         if job.name == REPORT:
             state = _queue_state(queued, sweep.ids.get(REPORT))
             found.append(
@@ -49,7 +51,15 @@ def table(found: list[TaskState]) -> str:
     return "\n".join([*lines, "", ", ".join(f"{number} {state}" for state, number in counts.items())])
 
 
-def _task_state(sweep: Submitted, store: Store, job: Job, number: int, task: Task, queued: dict[str, str]) -> TaskState:
+def _task_state(
+    sweep: Submitted,
+    store: Store,
+    job: Job,
+    number: int,
+    task: Task,
+    queued: dict[str, str],
+    killed: dict[str, str],
+) -> TaskState:
     def state(name: str, note: str = "") -> TaskState:
         return TaskState(job.name, str(number), task.point, name, note)
 
@@ -57,7 +67,10 @@ def _task_state(sweep: Submitted, store: Store, job: Job, number: int, task: Tas
         return state("done")
     if job.name not in sweep.ids:
         return state("not submitted")
-    in_queue, log = _queue_state(queued, f"{sweep.ids[job.name]}_{number}"), _log(sweep, job.name, f"_{number}")
+    name = f"{sweep.ids[job.name]}_{number}"
+    in_queue, log = _queue_state(queued, name), _log(sweep, job.name, f"_{number}")
+    if in_queue is None and name in killed:
+        return state("killed", f"{killed[name]}; {last_line(log)}")
     if in_queue is None:
         return state("failed", last_line(log))
     return state(in_queue, last_line(log) if in_queue == "running" else "")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kdlab.sweep import slurm as slurm_commands
 from tests import slurm
 
 TINY = [
@@ -187,3 +188,18 @@ def test_joblib_and_submitit_give_what_one_process_gives(environment, tmp_path):
         found[name] = [(path.parent.name, path.read_bytes()) for path in (*weights, *scores)]
     assert len(found["alone"]) == 4
     assert found["alone"] == found["joblib"] == found["slurm"]
+
+
+def test_the_controller_tells_how_a_task_was_killed(environment, tmp_path, monkeypatch):
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, environment[name])
+    script = tmp_path / "array.sbatch"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH --array=0-4\n#SBATCH --mem=100M\ncase $SLURM_ARRAY_TASK_ID in\n"
+        "0) exit 0;;\n1) exit 1;;\n2) kill -KILL $$;;\n3) sleep 60 & kill -KILL $!; wait $!;;\n4) sleep 600;;\nesac\n"
+    )
+    job = call(environment, "sbatch", "--parsable", f"--output={tmp_path}/log", str(script)).strip()
+    wait(environment, lambda: list(slurm_commands.queue([job]).values()) == ["RUNNING"])
+    call(environment, "scancel", f"{job}_4")
+    wait(environment, lambda: not slurm_commands.queue([job]))
+    assert slurm_commands.killed([job]) == {f"{job}_2": "SIGKILL", f"{job}_3": "SIGKILL", f"{job}_4": "CANCELLED"}

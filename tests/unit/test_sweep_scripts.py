@@ -33,10 +33,29 @@ def test_a_task_is_what_was_submitted_whatever_is_written_later(tmp_path):
 
 def test_status_shows_no_line_of_an_earlier_submission(tmp_path, monkeypatch):
     monkeypatch.setattr(status.slurm, "queue", lambda jobs: {})
+    monkeypatch.setattr(status.slurm, "killed", lambda jobs: {})
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "students_7_0.log").write_text("kdlab: of another point\n")
     sweep = Submitted(tmp_path, tmp_path / "store", [], [JOB], {"students": "8"})
     assert [one.note for one in status.states(sweep)] == ["no log: it never started"] * 2
+
+
+def test_status_tells_what_was_killed_from_what_has_failed(tmp_path, monkeypatch):
+    """As the cluster's accounts have it; a controller's records are tested on a real one."""
+    sacct = tmp_path / "bin" / "sacct"
+    sacct.parent.mkdir()
+    sacct.write_text("#!/bin/sh\necho '8_0|OUT_OF_MEMORY|0:125'\necho '8_1|FAILED|1:0'\necho '9|CANCELLED by 0|0:15'\n")
+    sacct.chmod(0o755)
+    monkeypatch.setenv("PATH", str(sacct.parent), prepend=":")
+    monkeypatch.setattr(status.slurm, "queue", lambda jobs: {})
+    (tmp_path / "logs").mkdir()
+    for task in (0, 1):
+        (tmp_path / "logs" / f"students_8_{task}.log").write_text("student:  40%\rstudent:  50%")
+    sweep = Submitted(tmp_path, tmp_path / "store", [], [JOB], {"students": "8", "report": "9"})
+    assert [(one.state, one.note) for one in status.states(sweep)] == [
+        ("killed", "OUT_OF_MEMORY; student:  50%"),
+        ("failed", "student:  50%"),
+    ]
 
 
 def test_what_is_in_the_queue_is_not_submitted_again(tmp_path, monkeypatch, capsys):
