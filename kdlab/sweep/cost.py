@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import log
 from statistics import median
 
 from kdlab.artifacts.stage import Step
@@ -22,6 +23,7 @@ ASKED_OF_TEACHER = ("decode_sources", "cache_teacher")
 EVALUATED = {"teacher": "evaluate_teacher", "baseline": "evaluate_baseline"}  # student: evaluate, student_2: evaluate_2
 
 Place = tuple[str, str]  # stage and key
+Rates = dict[str, dict[int, dict[str, float]]]  # operations a second by device, parameters of the model, key
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def costs(todo: Sequence[Cell], done: Sequence[Cell], rows: Iterable[Result], st
     return found
 
 
-def _cost(cell: Cell, step: Step, finished: Finished, rates: dict[str, float], store: Store) -> Cost | None:
+def _cost(cell: Cell, step: Step, finished: Finished, rates: Rates, store: Store) -> Cost | None:
     if step.stage in ASKED_OF_TEACHER:
         return Cost(cell.grid, 0, step.name, "", 0, *_by_rate(cell, step, rates, store))
     if step.stage == "evaluate_model":
@@ -122,27 +124,29 @@ def _role(cell: Cell, step: Step) -> tuple[str, str]:
     return ("baseline" if step.name == "pretrain" else facts.role(evaluation, cell.record)), evaluation
 
 
-def _by_rate(cell: Cell, step: Step, rates: dict[str, float], store: Store) -> tuple[float | None, str]:
-    operations, device = work.of_step(cell, step, store), _device(step)
-    if operations is None:
+def _by_rate(cell: Cell, step: Step, rates: Rates, store: Store) -> tuple[float | None, str]:
+    """Hours at the median rate of the finished models that are nearest in size: a small one computes less a second."""
+    operations, size, device = work.of_step(cell, step, store), work.computing(cell, step, store), _device(step)
+    if operations is None or size is None:
         return None, UNKNOWN
-    if device in rates:
-        return operations / rates[device] / 3600, RATE
+    if found := rates.get(device):
+        nearest = min(found, key=lambda known: abs(log(known / size)))
+        return operations / median(found[nearest].values()) / 3600, RATE
     return operations / ASSUMED_RATE[device] / 3600, ASSUMED
 
 
-def _rates(cells: Sequence[Cell], finished: Finished, store: Store) -> dict[str, float]:
-    """Median operations a second of the finished trainings of these grids, by device."""
-    found: dict[str, dict[str, float]] = {}
+def _rates(cells: Sequence[Cell], finished: Finished, store: Store) -> Rates:
+    """Operations a second of the finished trainings of these grids."""
+    found: Rates = {}
     for cell in cells:
         for step in cell.point.steps:
             if step.stage != "train_model":
                 continue
-            device, key = _device(step), cell.point.keys.get(_role(cell, step)[1])
+            device, key, size = _device(step), cell.point.keys.get(_role(cell, step)[1]), _size(step)
             hours = finished.hours(key, device)
-            if key is not None and hours and (operations := work.of_step(cell, step, store)):
-                found.setdefault(device, {})[key] = operations / hours / 3600
-    return {device: median(rates.values()) for device, rates in found.items()}
+            if key and size and hours and (operations := work.of_step(cell, step, store)):
+                found.setdefault(device, {}).setdefault(size, {})[key] = operations / hours / 3600
+    return found
 
 
 def _size(step: Step) -> int | None:

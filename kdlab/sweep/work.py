@@ -27,6 +27,11 @@ def parameters(model: Mapping[str, Any]) -> int | None:
     return num_parameters(parameter_shapes(model))
 
 
+def computing(cell: Cell, step: Step, store: Store) -> int | None:
+    """Parameters of the model that a step is about: the one in training, else the teacher."""
+    return parameters(step.params["model"]) if step.stage == "train_model" else _teacher(cell, store)
+
+
 def of_step(cell: Cell, step: Step, store: Store) -> float | None:
     """Operations of a training, of decoding or of a teacher cache; None where something is not known yet."""
     if step.stage == "train_model":

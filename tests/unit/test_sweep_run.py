@@ -60,10 +60,12 @@ def test_the_rate_is_that_of_finished_points_of_the_grid(tmp_path, monkeypatch, 
         first = made(patch, [*GRID, "dry_run=true"])[0]
     assert first.evaluations.keys() == {"evaluate", "evaluate_baseline"}
     alone = row(first.evaluations["evaluate_baseline"], model="baseline", recipe="", objective="nll", cpu_hours=2.0)
-    results.write(tmp_path / "experiments" / "toy" / "results.csv", [alone])
+    slow = row(first.point.keys["evaluate_teacher"], model="teacher", student="", recipe="", cpu_hours=500.0)
+    results.write(tmp_path / "experiments" / "toy" / "results.csv", [alone, slow])  # slow, but of another size
     assert command.main([*GRID, "dry_run=true"]) == 0
     after = table(capsys.readouterr().out)
     assert after["toy_1x1 alone"] == ["nll", "2", "200", "2", "4", cost.ROWS]
+    assert after["teacher toy_2x2"][-2:] == ["500", cost.ROWS]
     steps = {step.name: step for step in first.point.steps}
     size, beside = (cost.work.parameters(steps[name].params["model"]) for name in ("student", "teacher"))
     assert float(after["toy_1x1"][3]) == pytest.approx(2.0 * (6 * size + 2 * beside) / (6 * size), rel=0.01)
