@@ -110,7 +110,7 @@ def interrupt_and_finish(environment, store, job, log):
     def shown():
         return f"{record()}\n{log.read_text() if log.exists() else 'no log'}"
 
-    wait(environment, lambda: any((store / "train_model").glob("*.work-*/scratch/last.ckpt")), shown)
+    wait(environment, lambda: any((store / "train_model").rglob("last.ckpt")), shown)
     call(environment, "scancel", "--batch", "--signal=USR1", job)
     wait(environment, lambda: state(record()) == ("PENDING", 1), shown)
     # SLURM itself waits for two minutes. One second at least it must: slurmd refuses what it is sent in the second in
