@@ -1,6 +1,7 @@
 """Every `python -m kdlab.run ...` in README.md composes and plans, on small generated files where it reads any."""
 
 import bz2
+import csv
 import gzip
 import lzma
 import re
@@ -83,3 +84,46 @@ def test_commands_are_found_in_fenced_and_indented_blocks():
     text = f"Say `{START} no=1`.\n\n    {START} a=1 \\\n      b=2\n\n"
     text += f"```bash\n$ {START}  # why\npip install x\n```\n{START} no=2\n"
     assert commands(text) == [f"{START} a=1 b=2", START]
+
+
+def gains(folder):
+    """BLEU over the student alone by (student, weight of the NLL, temperature): test2016, seed 1."""
+    with open(ROOT / "experiments" / folder / "results.csv", newline="") as file:
+        rows = [
+            row for row in csv.DictReader(file) if (row["test"], row["seed"], row["state"]) == ("test2016", "1", "done")
+        ]
+    alone = {row["student"]: float(row["bleu"]) for row in rows if row["model"] == "baseline"}
+    found = {}
+    for row in (row for row in rows if row["model"] == "student"):
+        weight = re.search(r"objective\.terms\.nll\.weight=(\d)", row["settings"])[1]
+        place = row["student"].removeprefix("eighth_").replace("_", " "), weight, row["temperature"]
+        found[place] = float(row["bleu"]) - alone[row["student"]]
+    return found
+
+
+def published(folder):
+    """The same of the printed table."""
+    with open(ROOT / "experiments" / folder / "published.csv", newline="") as file:
+        rows = {(row["arch"].lower(), row["loss"]): row for row in csv.DictReader(file)}
+    return {
+        (arch, "1" if loss == "KD+NLL" else "0", f"{float(column[2:]):g}"): float(row[column])
+        - float(rows[arch, "Baseline"][column])
+        for (arch, loss), row in rows.items()
+        if loss.startswith("KD")
+        for column in row
+        if column.startswith("T=")
+    }
+
+
+def test_the_table_of_reproduced_results_is_that_of_the_experiments():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ours, theirs = ({}, {})
+    for size in ("1x1", "3x3"):
+        ours |= gains(f"hinton_{size}_small")
+        theirs |= published(f"hinton_{size}_wmt20")
+    lines = re.findall(r"^\| KD (\+ NLL|alone), T = (\d+) \|(.+)\|$", text, re.M)
+    assert len(lines) == 4
+    for kind, temperature, cells in lines:
+        for student, cell in zip(("slim 1x1", "wide 1x1", "slim 3x3", "wide 3x3"), cells.split("|"), strict=True):
+            place = student, "1" if kind == "+ NLL" else "0", temperature
+            assert cell.strip() == f"{ours[place]:+.1f} / {theirs[place]:+.1f}", place
