@@ -1,4 +1,4 @@
-"""Every `python -m kdlab.run ...` in README.md composes and plans, on small generated files where it reads any."""
+"""README.md: every `python -m kdlab.run ...` composes and plans, and its reproduced results are what was measured."""
 
 import bz2
 import csv
@@ -117,7 +117,7 @@ def published(folder):
 
 def test_the_table_of_reproduced_results_is_that_of_the_experiments():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    ours, theirs = ({}, {})
+    ours, theirs = {}, {}
     for size in ("1x1", "3x3"):
         ours |= gains(f"hinton_{size}_small")
         theirs |= published(f"hinton_{size}_wmt20")
