@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from kdlab.models.packing import Packing
+from kdlab.products import Linear
 
 # Finite, so that a query that may see nothing gives no NaN; exp() of it is exactly 0 in fp32 and bf16.
 MASKED = -1e9
@@ -65,8 +66,8 @@ class SelfAttention(nn.Module):
     def __init__(self, d_model: int, num_heads: int, dropout: float):
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.qkv_proj = nn.Linear(d_model, 3 * d_model)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.qkv_proj = Linear(d_model, 3 * d_model)
+        self.out_proj = Linear(d_model, d_model)
 
     def forward(
         self, x_ND: Float[Tensor, "N D"], packing: Packing, visible: Bool[Tensor, "..."]
@@ -88,9 +89,9 @@ class CrossAttention(nn.Module):
     def __init__(self, d_model: int, num_heads: int, dropout: float):
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.q_proj = nn.Linear(d_model, d_model)
-        self.kv_proj = nn.Linear(d_model, 2 * d_model)
-        self.out_proj = nn.Linear(d_model, d_model)
+        self.q_proj = Linear(d_model, d_model)
+        self.kv_proj = Linear(d_model, 2 * d_model)
+        self.out_proj = Linear(d_model, d_model)
 
     def keys_values(self, memory_MD: Float[Tensor, "M D"], packing: Packing) -> tuple[Tensor, ...]:
         """Keys and values (B, H, S, K) of encoded sources."""

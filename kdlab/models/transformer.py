@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from kdlab.errors import UserError, did_you_mean
 from kdlab.models.attention import CrossAttention, DecoderState, SelfAttention
 from kdlab.models.packing import Packing
+from kdlab.products import Linear, round_up
 from kdlab.types import Head, ModelOutput
 
 CHOICES = {
@@ -112,8 +113,8 @@ class FeedForward(nn.Module):
     def __init__(self, config: TransformerConfig):
         super().__init__()
         self.activation = config.activation
-        self.fc1 = nn.Linear(config.d_model, config.d_ff * (2 if config.activation == "swiglu" else 1))
-        self.fc2 = nn.Linear(config.d_ff, config.d_model)
+        self.fc1 = Linear(config.d_model, config.d_ff * (2 if config.activation == "swiglu" else 1))
+        self.fc2 = Linear(config.d_ff, config.d_model)
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         inner = self.fc1(x)
@@ -242,7 +243,8 @@ class Transformer(nn.Module):
         if self.projection is not None:
             return self.projection(hidden_ND)
         head = self.head()
-        return F.linear(hidden_ND, head.weight_VD, head.bias_V)
+        rows_ND = round_up(hidden_ND, hidden_ND.dtype)
+        return F.linear(rows_ND, head.weight_VD, head.bias_V)[: len(hidden_ND)]
 
     def _decoder_layers(self) -> list[DecoderLayer]:
         return [cast(DecoderLayer, layer) for layer in self.decoder]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kdlab.objectives.distributions import Softened
 from kdlab.objectives.objective import AnalyticTerm, BiasedTerm, TokenTerm, WeightedTerm
+from kdlab.products import round_up
 from kdlab.types import Head, Side, Targets, TopK
 
 
@@ -118,7 +119,7 @@ def reduce(
 def project(hidden_ND: Float[Tensor, "N D"], head: Head, dtype: torch.dtype) -> Float[Tensor, "N W"]:
     """Logits of the V - 1 real tokens, at least fp32; the product itself in `dtype`."""
     with torch.autocast(hidden_ND.device.type, enabled=False):
-        logits_NV = _logits(hidden_ND.to(dtype), head.weight_VD.to(dtype), head.pad_id)
+        logits_NV = _logits(round_up(hidden_ND, dtype), head.weight_VD.to(dtype), head.pad_id)[: len(hidden_ND)]
         return logits_NV if head.bias_V is None else logits_NV + head.bias_V[: head.pad_id]
 
 
@@ -235,8 +236,9 @@ class _GradientInForward(torch.autograd.Function):
                 if not any(chunk.concerns(weighted) for weighted in work.terms.values()):
                     d_hidden[chunk.at] = 0.0
                     continue
-                hidden = hidden_ND[chunk.at].to(dtype)
-                logits_NV = _logits(hidden, product_VD, pad_id)
+                rows_ND = hidden_ND[chunk.at]
+                hidden = round_up(rows_ND, dtype)
+                logits_NV = _logits(hidden, product_VD, pad_id)[: len(rows_ND)]
                 if bias_W is not None:
                     logits_NV += bias_W
                 d_logits_NV, loss_c, sums_c = work.gradient(logits_NV, chunk, bias_W, d_bias_W)
@@ -244,8 +246,8 @@ class _GradientInForward(torch.autograd.Function):
                 sums += sums_c
                 if d_bias_W is not None:
                     d_bias_W += d_logits_NV.sum(0)
-                d_logits_NV = d_logits_NV.to(dtype)
-                d_hidden[chunk.at] = (d_logits_NV @ product_VD[:pad_id]).to(hidden_ND.dtype)
+                d_logits_NV = round_up(d_logits_NV, dtype)
+                d_hidden[chunk.at] = (d_logits_NV @ product_VD[:pad_id])[: len(rows_ND)]
                 if dtype == d_weight.dtype:
                     d_weight[:pad_id].addmm_(d_logits_NV.t(), hidden)
                 else:

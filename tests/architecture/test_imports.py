@@ -13,8 +13,8 @@ ROOMS = {
     # the ground floor
     "artifacts": set(),
     "data": {"types"},
-    "models": {"types"},
-    "objectives": {"types"},
+    "models": {"types", "products"},
+    "objectives": {"types", "products"},
     "teachers": {"types", "models"},
     "strategies": {"types", "models"},
     "deploy": {"types", "models"},
@@ -132,7 +132,7 @@ def allowed(module):
     room, _, rest = module.partition(".")
     if module == "types":
         return {"errors"}
-    if module in ("", *FREE):
+    if module in ("", "products", *FREE):
         return set()
     if rest == "__main__":
         return COMMANDS.get(room, set()) | CONFIGURATION | {"recipes", "artifacts"} | FREE
