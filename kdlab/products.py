@@ -18,22 +18,33 @@ BLOCK = 64  # rows; more waste more, fewer leave more shapes
 
 
 def round_up(x_ND: Float[Tensor, "N D"], dtype: torch.dtype) -> Float[Tensor, "M D"]:
-    """`x` in this type, with zeros below where a product with it would compile."""
-    if dtype != torch.bfloat16 or x_ND.device.type != "cpu":
-        return x_ND.to(dtype)
-    return _resized(x_ND, -(-len(x_ND) // BLOCK) * BLOCK, dtype)
+    """`x` in this type, with rows of zeros below where a product in it would compile; for autograd too."""
+    num_rows = len(x_ND)
+    if dtype == torch.bfloat16 and x_ND.device.type == "cpu":
+        num_rows = -(-num_rows // BLOCK) * BLOCK
+    return x_ND.to(dtype) if num_rows == len(x_ND) else _Resized.apply(x_ND, num_rows, dtype)
+
+
+def cut(x_MD: Float[Tensor, "M D"], num_rows: int) -> Float[Tensor, "N D"]:
+    """The first rows, for autograd too."""
+    return x_MD if num_rows == len(x_MD) else _Resized.apply(x_MD, num_rows, x_MD.dtype)
+
+
+def product_dtype(layer: nn.Module) -> torch.dtype:
+    """In which type a layer makes its product on a CPU; that of an int8 one is none of these, and says fp32."""
+    if not isinstance(layer, nn.Linear):
+        return torch.float32
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
 
 
 class Linear(nn.Linear):
     """torch's linear layer; in bf16 on a CPU its products have a whole number of blocks of rows."""
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... O"]:
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.weight.dtype
-        if dtype != torch.bfloat16 or x.dim() != 2 or x.device.type != "cpu" or not len(x):
+        dtype = product_dtype(self)
+        if dtype != torch.bfloat16 or x.dim() != 2 or x.device.type != "cpu":
             return super().forward(x)
-        num_rows = -(-len(x) // BLOCK) * BLOCK
-        product = F.linear(_Resized.apply(x, num_rows, dtype), self.weight, self.bias)
-        return product if num_rows == len(x) else _Resized.apply(product, len(x), dtype)
+        return cut(F.linear(round_up(x, dtype), self.weight, self.bias), len(x))
 
 
 class _Resized(torch.autograd.Function):

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from kdlab.errors import UserError, did_you_mean
 from kdlab.models.attention import CrossAttention, DecoderState, SelfAttention
 from kdlab.models.packing import Packing
-from kdlab.products import Linear, round_up
+from kdlab.products import Linear, cut, product_dtype, round_up
 from kdlab.types import Head, ModelOutput
 
 CHOICES = {
@@ -116,14 +116,17 @@ class FeedForward(nn.Module):
         self.fc1 = Linear(config.d_model, config.d_ff * (2 if config.activation == "swiglu" else 1))
         self.fc2 = Linear(config.d_ff, config.d_model)
 
-    def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
-        inner = self.fc1(x)
+    def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        dtype = product_dtype(self.fc1)
+        inner = self.fc1(round_up(x, dtype) if dtype == torch.bfloat16 else x)  # once for both products
         if self.activation == "swiglu":
             gate, up = inner.chunk(2, dim=-1)
-            return self.fc2(F.silu(gate) * up)
-        if self.activation == "silu":
-            return self.fc2(F.silu(inner))
-        return self.fc2(F.relu(inner) if self.activation == "relu" else F.gelu(inner))
+            inner = F.silu(gate) * up
+        elif self.activation == "silu":
+            inner = F.silu(inner)
+        else:
+            inner = F.relu(inner) if self.activation == "relu" else F.gelu(inner)
+        return cut(self.fc2(inner), len(x))
 
 
 class Residual(nn.Module):
