@@ -1,14 +1,13 @@
-"""comparisons.csv: what was measured of claims, with the p-values, which need the store.
+"""comparisons.csv: what was measured of claims, with the p-values.
 
-A p-value needs every sentence's statistics, which lie in the store and are not committed. It is a function of the keys
-of the evaluated models alone, so comparisons.csv holds it beside them: while the keys are the same it is taken from
-there, else computed anew, and left blank where the store has the statistics no more.
+A p-value needs every sentence's counts, from the store or sentences.csv, and seconds. It is a function of the keys of
+the evaluated models alone, so comparisons.csv holds it beside them: while the keys are the same it is taken from there,
+else computed anew, over the seeds whose counts are known (`p_seeds` where these are not all); blank without any.
 """
 
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,11 +46,14 @@ def dump(lines: Sequence[Line]) -> str:
     """comparisons.csv: a row for each line that was measured."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["claim", "comparison", "test", "keys", "seeds", "difference", "p", "low", "high", "signature"])
+    writer.writerow(
+        ["claim", "comparison", "test", "keys", "seeds", "difference", "p", "low", "high", "p_seeds", "signature"]
+    )
     for line in lines:
         if line.differences:
-            found = dataclasses.astuple(line.resampled) if line.resampled else ("", "", "")
-            shown = [repr(round(fmean(line.differences), 4)), *found]
+            found = line.resampled
+            p_value = (found.p_value, found.low, found.high, " ".join(map(str, found.seeds))) if found else [""] * 4
+            shown = [repr(round(fmean(line.differences), 4)), *p_value]
             seeds = " ".join(map(str, line.seeds))
             writer.writerow([line.claim, line.comparison, line.test, line.keys, seeds, *shown, line.signature])
     return out.getvalue()
@@ -65,7 +67,10 @@ def read(path: Path) -> dict[tuple[str, str, str], Contrast]:
         with open(path, encoding="utf-8", newline="") as file:
             return {
                 (row["test"], row["keys"], row["signature"]): Contrast(
-                    *(float(row[name]) for name in ("p", "low", "high"))
+                    float(row["p"]),
+                    float(row["low"]),
+                    float(row["high"]),
+                    tuple(int(seed) for seed in row["p_seeds"].split()),
                 )
                 for row in csv.DictReader(file)
                 if row["p"]

@@ -7,15 +7,17 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, variance
+from typing import cast
 
+from kdlab import files
 from kdlab.artifacts.store import Store
-from kdlab.report import cells, comparisons, results
+from kdlab.report import cells, comparisons, results, sentences
 from kdlab.report.claims import Arm, Claim, Comparison, Figure, Terms, negative
 from kdlab.report.comparisons import Line
 from kdlab.report.gather import CACHE
 from kdlab.report.layout import fulfils
 from kdlab.report.results import DONE, Result
-from kdlab.report.significance import Contrast, Significance
+from kdlab.report.significance import Contrast, Load, Significance
 from kdlab.report.verdict import NOT_RUN, UNDECIDED, of_figure, outcome
 
 METRIC = "bleu"
@@ -29,6 +31,7 @@ class Measured:
         self._folder, self._store = folder, Store(store)
         self._known = comparisons.read(folder / comparisons.FILE)
         self._results: dict[str, list[Result]] = {}
+        self._packed: dict[tuple[str, str], str] = {}  # counts of sentences, by model and test set
         self._test = Significance(store / CACHE)
 
     def lines(self, claim: Claim, comparison: Comparison | Figure) -> list[Line]:
@@ -74,7 +77,7 @@ class Measured:
             differences=tuple(round(one, 4) for one in differences),
             resampled=contrast,
             verdict=verdict,
-            remark="; ".join(part for part in (why, *told) if part),
+            remark="; ".join(part for part in (why, _over(contrast), *told) if part),
         )
 
     def _terms(self, comparison: Comparison, test: str) -> tuple[Terms, str]:
@@ -138,20 +141,33 @@ class Measured:
     def _of(self, experiment: str) -> list[Result]:
         if experiment not in self._results:
             self._results[experiment] = results.read(self._folder / experiment / "results.csv")
+            self._packed |= sentences.read(self._folder / experiment)
         return self._results[experiment]
 
     def _contrast(self, line: Line, rows: Sequence[tuple[float, Sequence[Result]]]) -> Contrast | None:
-        """p-value and interval: those of comparisons.csv for the same models, else from the store."""
-        if (known := self._known.get((line.test, line.keys, line.signature))) is not None:
+        """p-value and interval over the seeds whose sentences are known; those of comparisons.csv where it has them."""
+        known = self._known.get((line.test, line.keys, line.signature))
+        loads = [(weight, [self._load(one) for one in some]) for weight, some in rows]
+        at_hand = [n for n in range(len(line.seeds)) if all(some[n] for _, some in loads)]
+        seeds = tuple(line.seeds[n] for n in at_hand) if len(at_hand) < len(line.seeds) else ()
+        if known is not None and (not at_hand or known.seeds in ((), seeds)):
             return known
-        places = [
-            (weight, [self._store.folder("evaluate_model", one.key) / f"{one.test}.statistics.json" for one in some])
-            for weight, some in rows
-        ]
-        if not all(place.exists() for _, some in places for place in some):
+        if not at_hand:
             return None
-        found = self._test.contrast(places, METRIC, line.signature)
-        return found and Contrast(round(found.p_value, 4), round(found.low, 4), round(found.high, 4))
+        terms = [
+            (weight, {f"{some[n].key} {line.test}": cast(Load, these[n]) for n in at_hand})
+            for (weight, some), (_, these) in zip(rows, loads, strict=True)
+        ]
+        found = self._test.contrast(terms, METRIC, line.signature)
+        return found and Contrast(round(found.p_value, 4), round(found.low, 4), round(found.high, 4), seeds)
+
+    def _load(self, one: Result) -> Load | None:
+        """What gives the counts of a model's sentences, from the store or sentences.csv; None where nothing does."""
+        path = self._store.folder("evaluate_model", one.key) / f"{one.test}.statistics.json"
+        if path.exists():
+            return lambda: files.read_json(path)[METRIC]
+        packed = self._packed.get((one.key, one.test))
+        return None if packed is None else lambda: sentences.unpack(packed)
 
 
 class _NotMeasured(Exception):
@@ -193,6 +209,11 @@ def _differing(best: Terms, others: Sequence[Terms]) -> str:
     mine = best[0][1].where
     told = [f"{name} {mine[name]}" for name in mine if any(where.get(name) != mine[name] for where in wheres)]
     return ", ".join(told)
+
+
+def _over(contrast: Contrast | None) -> str:
+    seeds = contrast.seeds if contrast else ()
+    return f"p and 95 % of seed {' '.join(map(str, seeds))}, whose translations are known" if seeds else ""
 
 
 def _unequal(used: Sequence[Result]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,21 @@ if TYPE_CHECKING:
     import numpy as np
 
 SAMPLES, SEED = 1000, 12345
+Load = Callable[[], Sequence[Sequence[int]]]  # gives the counts of every sentence
 IGNORED = ("nrefs:", "version:")  # parts of a signature that say nothing of how a score follows from statistics
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """What resampling says of a difference: two-sided p, and where 95 % of the samples lie (BLEU)."""
+    """What resampling says of a difference: two-sided p, and where 95 % of the samples lie (BLEU).
+
+    `seeds`: whose translations were resampled, where not all trainings' are known; else empty.
+    """
 
     p_value: float
     low: float
     high: float
+    seeds: tuple[int, ...] = ()
 
 
 class Significance:
@@ -57,12 +63,17 @@ class Significance:
             scorer = _scorer(metric)
             if _essence(str(scorer.get_signature())) != _essence(signature):
                 return None  # scored with other settings than ours: their formula is not known here
-            (lower, below), (upper, above) = (self._resampled([one], metric, scorer) for one in (baseline, system))
+            (lower, below), (upper, above) = (
+                self._resampled(metric, scorer, {self._hash(one): partial(_of_file, one, metric)})
+                for one in (baseline, system)
+            )
             self._known[name] = _p_value(upper - lower, above - below)
             self._new = True
         return self._known[name]
 
-    def contrast(self, terms: Sequence[tuple[float, Sequence[Path]]], metric: str, signature: str) -> Contrast | None:
+    def contrast(
+        self, terms: Sequence[tuple[float, Mapping[str, Load]]], metric: str, signature: str
+    ) -> Contrast | None:
         """Of a weighted sum of scores, each of several trainings; None where statistics do not belong to `signature`.
 
         The counts of a sentence are summed over the trainings, so that an arm's score is that of all its translations
@@ -75,14 +86,15 @@ class Significance:
         sentences would not turn the difference round, never that other seeds would not. Their standard deviation does.
 
         Args:
-            terms: weight and <test>.statistics.json of every training of the arm, all of the same sentences.
+            terms: weight of an arm, and what loads the counts of each of its trainings, by a name of that training and
+                test set; all of the same sentences.
         """
         import numpy as np
 
         scorer = _scorer(metric)
         if _essence(str(scorer.get_signature())) != _essence(signature):
             return None
-        found = [(weight, *self._resampled(paths, metric, scorer)) for weight, paths in terms]
+        found = [(weight, *self._resampled(metric, scorer, trainings)) for weight, trainings in terms]
         real = sum(weight * score for weight, score, _ in found)
         samples = np.sum([weight * scores for weight, _, scores in found], axis=0)
         low, high = np.percentile(samples, [2.5, 97.5])
@@ -99,12 +111,12 @@ class Significance:
             self._hashes[path] = files.sha256_file(path)[:24]
         return self._hashes[path]
 
-    def _resampled(self, paths: Sequence[Path], metric: str, scorer: Any) -> tuple[float, np.ndarray]:
+    def _resampled(self, metric: str, scorer: Any, trainings: Mapping[str, Load]) -> tuple[float, np.ndarray]:
         """The score of one training, or of several read as one text, and the scores of all samples."""
         import numpy as np
 
-        if (place := (metric, *map(self._hash, paths))) not in self._scores:
-            statistics = np.sum([np.array(files.read_json(path)[metric], dtype="float64") for path in paths], axis=0)
+        if (place := (metric, *trainings)) not in self._scores:
+            statistics = np.sum([np.array(load(), dtype="float64") for load in trainings.values()], axis=0)
             # Sums of whole numbers below 2**24: exact in any order, and so in sacreBLEU's float32 too.
             sums = (self._drawn(len(statistics)) @ statistics).astype("float32")
             scores = np.array([scorer._compute_score_from_stats(one).score for one in sums])
@@ -121,6 +133,11 @@ class Significance:
             drawn = np.random.default_rng(SEED).choice(sentences, size=(SAMPLES, sentences), replace=True)
             self._counts[sentences] = np.stack([np.bincount(one, minlength=sentences) for one in drawn]).astype("f8")
         return self._counts[sentences]
+
+
+def _of_file(path: Path, metric: str) -> list[list[int]]:
+    found: list[list[int]] = files.read_json(path)[metric]
+    return found
 
 
 def _p_value(difference: float, resampled: np.ndarray) -> float:

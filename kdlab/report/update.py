@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from kdlab import files
-from kdlab.report import layout, results
+from kdlab.report import claims, layout, results, sentences
 from kdlab.report.collect import Row
 from kdlab.report.gather import collected, gather
 from kdlab.report.results import Result
@@ -28,6 +28,9 @@ def update(out: Path, rows: Sequence[Row], named: Iterable[str], others: Sequenc
     with _alone(out):
         known = [result for place in (out, *others) for result in results.read(place / "results.csv")]
         results.write(out / "results.csv", gather(rows, results.merge([], known), named))
+        if (out.resolve().parent / claims.FILE).exists():  # claims are judged from what is committed
+            tests = [(row, test) for row in rows if row.evaluated for test in row.tests]
+            sentences.add(out, {(row.key, test): row.folder / f"{test}.statistics.json" for row, test in tests})
         return results.read(out / "results.csv")  # as a later report will find it
 
 

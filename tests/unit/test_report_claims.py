@@ -13,7 +13,7 @@ import pytest
 
 from kdlab.errors import UserError
 from kdlab.evaluation.sacrebleu import score
-from kdlab.report import claims, results
+from kdlab.report import claims, results, sentences
 from kdlab.report.__main__ import main
 from kdlab.report.measured import Measured
 from kdlab.report.results import Result
@@ -59,6 +59,10 @@ def write(folder, statistics):
     return Significance(folder / "cache.json")
 
 
+def loads(*paths):
+    return {path.name: lambda path=path: json.loads(path.read_text())["bleu"] for path in paths}
+
+
 def test_with_one_seed_it_is_sacrebleus_own_p_value(tmp_path, systems, statistics):
     from sacrebleu.metrics import BLEU as Metric
     from sacrebleu.significance import PairedTest
@@ -68,10 +72,11 @@ def test_with_one_seed_it_is_sacrebleus_own_p_value(tmp_path, systems, statistic
     named = [(name, systems[name]) for name in ("bad_1", "good_1")]
     asked = PairedTest(named, {"BLEU": Metric()}, [systems["reference"]], "bs", 1000)
     theirs = next(found for name, found in asked()[1].items() if name.startswith("BLEU"))[1].p_value
-    ours = test.contrast([(1.0, [good]), (-1.0, [bad])], "bleu", BLEU)
+    terms = [(1.0, loads(good)), (-1.0, loads(bad))]
+    ours = test.contrast(terms, "bleu", BLEU)
     assert ours.p_value == test.p_value(bad, good, "bleu", BLEU) == theirs
     assert 0.002 < ours.p_value < 0.5
-    assert test.contrast([(1.0, [good]), (-1.0, [bad])], "bleu", BLEU.replace("13a", "char")) is None
+    assert test.contrast(terms, "bleu", BLEU.replace("13a", "char")) is None
 
 
 def bleu(counts):
@@ -83,7 +88,7 @@ def bleu(counts):
 def test_several_seeds_are_one_draw_of_sentences(tmp_path, statistics):
     test = write(tmp_path, statistics)
     arms = [[tmp_path / f"{name}_{seed}.json" for seed in (1, 2)] for name in ("good", "bad")]
-    found = test.contrast([(1.0, arms[0]), (-1.0, arms[1])], "bleu", BLEU)
+    found = test.contrast([(1.0, loads(*arms[0])), (-1.0, loads(*arms[1]))], "bleu", BLEU)
     summed = [
         np.array(statistics[f"{name}_1"]["bleu"]) + np.array(statistics[f"{name}_2"]["bleu"])
         for name in ("good", "bad")
@@ -268,11 +273,54 @@ def test_a_new_key_is_computed_anew_or_marked(folder):
     assert re.search(r"\| gain: small .* \|  +\|  +\| undecided \[\d\] \|", told.decode())
     assert re.search(r"\| gain: large .* \| 0\.001 \| +supported \|", told.decode())  # its keys are the same
     assert "] no p: the statistics are not at hand.\n" in told.decode()
-    assert re.search(r"^C1,gain: small,news,[^,]+ renamed; [^,]+,1 2,1\.25,,,,nrefs", kept.decode(), re.M)
+    assert re.search(r"^C1,gain: small,news,[^,]+ renamed; [^,]+,1 2,1\.25,,,,,nrefs", kept.decode(), re.M)
     place = folder.parent / "store" / "evaluate_model"
     (place / "small-student-1-2").rename(place / "renamed")
     report(folder)
     assert (folder / "comparisons.csv").read_bytes() == rows.replace(b"small-student-1-2", b"renamed")
+
+
+def keep_sentences(folder, seeds):
+    """Moves the counts of some seeds from the store into sentences.csv; the store goes."""
+    store = folder.parent / "store"
+    for name in ("one", "two"):
+        found = [one for one in results.read(folder / name / "results.csv") if one.seed in seeds]
+        places = {one.key: store / "evaluate_model" / one.key / "news.statistics.json" for one in found}
+        sentences.add(folder / name, {(key, "news"): path for key, path in places.items()})
+    shutil.rmtree(store)
+
+
+def test_committed_sentences_stand_in_for_the_store(folder):
+    page, rows = report(folder)
+    (folder / "comparisons.csv").unlink()
+    keep_sentences(folder, (1, 2, 3))
+    assert report(folder) == (page, rows)
+
+
+def test_p_values_are_of_the_seeds_whose_sentences_are_known(folder, tmp_path, statistics):
+    keep_sentences(folder, (2,))
+    found = measured(folder)["gain: small"]
+    assert found.differences == (1.0, 1.5) and found.resampled.seeds == (2,)
+    assert found.remark == "p and 95 % of seed 2, whose translations are known"
+    test = write(tmp_path, statistics)
+    good, poor = ((1.0, tmp_path / "good_2.json"), (-1.0, tmp_path / "poor_2.json"))
+    alone = test.contrast([(weight, loads(path)) for weight, path in (good, poor)], "bleu", BLEU)
+    assert found.resampled.p_value == round(alone.p_value, 4)
+    page, rows = report(folder)  # kept, and taken from there
+    assert re.search(r"^C1,gain: small,news,[^,]+,1 2,1\.25,[\d.]+,[\d.]+,[\d.]+,2,nrefs", rows.decode(), re.M)
+    for name in ("one", "two"):
+        (folder / name / "sentences.csv").unlink()
+    assert report(folder) == (page, rows)
+
+
+@pytest.mark.parametrize("counts", [[[0] * 10], [[3, 4, 3, 2, 1, 0, 3, 2, 1, 0], [700, 0, 9, 9, 9, 9, 1, 65535, 0, 7]]])
+def test_counts_are_unpacked_as_they_were(counts):
+    assert sentences.unpack(sentences.pack(counts)) == counts
+
+
+def test_text_that_is_no_packed_counts_is_refused():
+    with pytest.raises(ValueError):
+        sentences.unpack("00000000")
 
 
 def test_settings_come_from_reports_of_runs(tmp_path, monkeypatch):

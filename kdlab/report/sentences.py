@@ -1,0 +1,86 @@
+"""sentences.csv: n-gram counts of every sentence, for the models of the results.csv beside it, so that claims have
+p-values where the store is gone and where their runs were made on several machines.
+
+A row is a model on a test set; `bleu` is what BLEU is computed from, packed: sentences in turn, of each the columns of
+sacreBLEU (tokens of the translation, of the reference, 1- to 4-grams found, 1- to 4-grams in all). Never rewritten.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from kdlab import files
+from kdlab.errors import UserError
+
+FILE = "sentences.csv"
+FIELDS = ["key", "test", "bleu"]
+COLUMNS, WIDTH = 10, 2  # numbers of a sentence, bytes of a number
+Statistics = list[list[int]]
+
+
+def pack(statistics: Sequence[Sequence[int]]) -> str:
+    """Counts as text. The number of n-grams follows from that of tokens, so that only what differs costs space."""
+    columns = zip(*(_less(sentence) for sentence in statistics), strict=True)
+    numbers = (count % 2 ** (8 * WIDTH) for column in columns for count in column)
+    return base64.b85encode(zlib.compress(b"".join(n.to_bytes(WIDTH, "little") for n in numbers), 9)).decode("ascii")
+
+
+def unpack(text: str) -> Statistics:
+    """What `pack` was given. Raises: ValueError for other text."""
+    try:
+        data = zlib.decompress(base64.b85decode(text))
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    numbers = [int.from_bytes(data[at : at + WIDTH], "little") for at in range(0, len(data), WIDTH)]
+    count = len(numbers) // COLUMNS
+    columns = [numbers[at : at + count] for at in range(0, len(numbers), count)]
+    return [_more(sentence) for sentence in zip(*columns, strict=True)]
+
+
+def read(folder: Path) -> dict[tuple[str, str], str]:
+    """Packed counts by model and test set; none where there is no such file. Raises: UserError."""
+    path = folder / FILE
+    if not path.exists():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames != FIELDS:
+            raise UserError(f"{path} has other columns than {', '.join(FIELDS)}; restore it from git")
+        return {(row["key"], row["test"]): row["bleu"] for row in reader}
+
+
+def add(folder: Path, found: Mapping[tuple[str, str], Path]) -> None:
+    """Adds what is new.
+
+    Args:
+        found: <test>.statistics.json of models and test sets; those that do not exist are passed over.
+    """
+    known = read(folder)
+    new = {place: path for place, path in found.items() if place not in known and path.exists()}
+    if not new:
+        return
+    known |= {place: pack(files.read_json(path)["bleu"]) for place, path in sorted(new.items())}
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(FIELDS)
+    writer.writerows([*place, packed] for place, packed in known.items())
+    files.write_text(folder / FILE, out.getvalue())
+
+
+def _usual(num_tokens: int) -> list[int]:
+    return [max(0, num_tokens - n) for n in range(4)]
+
+
+def _less(sentence: Sequence[int]) -> list[int]:
+    totals = zip(sentence[6:], _usual(sentence[0]), strict=True)
+    return [*sentence[:6], *(total - usual for total, usual in totals)]
+
+
+def _more(sentence: Sequence[int]) -> list[int]:
+    totals = zip(sentence[6:], _usual(sentence[0]), strict=True)
+    return [*sentence[:6], *((total + usual) % 2 ** (8 * WIDTH) for total, usual in totals)]
