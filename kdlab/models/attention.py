@@ -16,7 +16,7 @@ from kdlab.products import Linear
 # Finite, so that a query that may see nothing gives no NaN; exp() of it is exactly 0 in fp32 and bf16.
 MASKED = -1e9
 # Positions by which a cache grows: few enough to copy little when beams move, enough not to grow at every step.
-CACHE_STEP = 16
+CACHE_STEP = 8
 
 
 def attend(

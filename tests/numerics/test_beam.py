@@ -11,7 +11,7 @@ from kdlab.decoding.beam import BLOCK, BeamConfig, beam_search, best_candidates
 from kdlab.decoding.translate import for_decoding, plan_batches, translate
 from kdlab.errors import UserError
 from kdlab.models.init import random_init
-from kdlab.models.int8 import Int8Linear
+from kdlab.models.int8 import Int8Linear, can_pack
 from kdlab.models.transformer import Transformer, TransformerConfig
 
 EOS = 0
@@ -216,19 +216,24 @@ def test_int8_decodes_with_a_copy_and_a_sentence_alone_as_beside_others(style):
     assert 1e-4 < sum(error) / len(error) < 0.05  # nats a token
 
 
-def test_an_int8_layer_gives_a_row_the_same_bits_in_any_company():
+@pytest.mark.parametrize(
+    "packed", [False, pytest.param(True, marks=pytest.mark.skipif(not can_pack(), reason="no VNNI"))]
+)
+def test_an_int8_layer_gives_a_row_the_same_bits_in_any_company(packed):
     torch.manual_seed(1)
     linear = torch.nn.Linear(32, 50)
     with torch.no_grad():
         linear.weight[3] *= 1000  # an output of another size costs the others nothing
     rows = torch.randn(40, 32) * torch.logspace(-3, 3, 40)[:, None]
-    layer = Int8Linear(linear.weight, linear.bias, torch.float32)
+    layer = Int8Linear(linear.weight, linear.bias, torch.float32, packed)
+    assert layer(rows[:0]).shape == (0, 50)
+    assert torch.equal(layer(rows), Int8Linear(linear.weight, linear.bias, torch.float32, False)(rows))
     together = layer(rows)
     assert all(torch.equal(layer(rows[i : i + 1])[0], together[i]) for i in range(40))
     exact = linear(rows).detach()
     scale = rows.norm(dim=1, keepdim=True) * linear.weight.detach().norm(dim=1)
     assert 0 < ((together - exact).abs() / scale).max() < 0.02
-    grid = Int8Linear(torch.tensor([[127.0, -3.0], [2.0, 127.0]]), None, torch.float32)  # whole numbers: exact
+    grid = Int8Linear(torch.tensor([[127.0, -3.0], [2.0, 127.0]]), None, torch.float32, packed)  # whole numbers: exact
     assert grid(torch.tensor([[127.0, 5.0], [-127.0, 1.0]])).tolist() == [[16114.0, 889.0], [-16132.0, -127.0]]
 
 
