@@ -1,8 +1,8 @@
 """What a transformer keeps of a training forward for its backward, in bytes, from sizes alone; no torch.
 
 Counted are the tensors that autograd saves, as measured on a CPU (tests/unit/test_activations.py), every position taken
-as real. With D the width, F the feed-forward width, M source and N target positions, c = 4 bytes (fp32) or 2 (bf16
-autocast), post-norm, ReLU, a layer keeps:
+as real; the rows that products.py adds in bf16 on a CPU, 63 at most, are left out. With D the width, F the feed-forward
+width, M source and N target positions, c = 4 bytes (fp32) or 2 (bf16 autocast), post-norm, ReLU, a layer keeps:
 
     encoder  fp32: 7 M D + F M + 3 M D (query, key, value) + scores        times 4
              bf16: 2 M D * 4  +  (5 M D + F M + 3 M D + scores) * 2

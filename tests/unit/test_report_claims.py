@@ -313,42 +313,6 @@ def test_p_values_are_of_the_seeds_whose_sentences_are_known(folder, tmp_path, s
     assert report(folder) == (page, rows)
 
 
-def test_reports_of_judged_experiments_keep_sentences(tmp_path):
-    counts = [[3, 4, 3, 2, 1, 0, 3, 2, 1, 0], [5, 5, 5, 4, 3, 2, 5, 4, 3, 2]]
-    runs, folder = Runs(tmp_path), tmp_path / "experiments" / "hinton"
-    folder.mkdir(parents=True)
-    (folder / "README.md").write_text("# hinton\n")
-    (tmp_path / "runs" / "hinton").mkdir(parents=True)
-
-    def add(seed):
-        kept = {"student": {"wmt20": {"bleu": counts, "chrf": []}}}
-        runs.add("hinton", seed=seed, scores={"wmt20": 20.0}, alone={"wmt20": 18.0}, statistics=kept)
-        assert main([str(folder), f"runs={tmp_path / 'runs'}"]) == 0
-
-    add(1)
-    assert not (folder / "sentences.csv").exists()  # nobody judges it
-    (folder.parent / "claims.yaml").write_text("claims: []\n")
-    add(2)
-    students = [(one.key, "wmt20") for one in results.read(folder / "results.csv") if one.model == "student"]
-    kept = sentences.read(folder)
-    assert len(students) == 2 and set(kept) == set(students)
-    assert [sentences.unpack(text) for text in kept.values()] == [counts, counts]
-    before = (folder / "sentences.csv").read_bytes()
-    shutil.rmtree(tmp_path / "store")
-    assert main([str(folder), f"runs={tmp_path / 'none'}"]) == 0
-    assert (folder / "sentences.csv").read_bytes() == before
-
-
-@pytest.mark.parametrize("counts", [[[0] * 10], [[3, 4, 3, 2, 1, 0, 3, 2, 1, 0], [700, 0, 9, 9, 9, 9, 1, 65535, 0, 7]]])
-def test_counts_are_unpacked_as_they_were(counts):
-    assert sentences.unpack(sentences.pack(counts)) == counts
-
-
-def test_text_that_is_no_packed_counts_is_refused():
-    with pytest.raises(ValueError):
-        sentences.unpack("00000000")
-
-
 def test_settings_come_from_reports_of_runs(tmp_path, monkeypatch):
     folder = tmp_path / "experiments" / "hinton"
     folder.mkdir(parents=True)
