@@ -31,7 +31,7 @@ class Measured:
         self._folder, self._store = folder, Store(store)
         self._known = comparisons.read(folder / comparisons.FILE)
         self._results: dict[str, list[Result]] = {}
-        self._packed: dict[tuple[str, str], str] = {}  # counts of sentences, by model and test set
+        self._packed: dict[tuple[str, str, float | None], str] = {}  # counts of sentences, by model, test set, BLEU
         self._test = Significance(store / CACHE)
 
     def lines(self, claim: Claim, comparison: Comparison | Figure) -> list[Line]:
@@ -141,7 +141,9 @@ class Measured:
     def _of(self, experiment: str) -> list[Result]:
         if experiment not in self._results:
             self._results[experiment] = results.read(self._folder / experiment / "results.csv")
-            self._packed |= sentences.read(self._folder / experiment)
+            scores = {(one.key, one.test): one.score(METRIC) for one in self._results[experiment]}
+            packed = sentences.read(self._folder / experiment)
+            self._packed |= {(*place, scores.get(place)): text for place, text in packed.items()}
         return self._results[experiment]
 
     def _contrast(self, line: Line, rows: Sequence[tuple[float, Sequence[Result]]]) -> Contrast | None:
@@ -162,11 +164,17 @@ class Measured:
         return found and Contrast(round(found.p_value, 4), round(found.low, 4), round(found.high, 4), seeds)
 
     def _load(self, one: Result) -> Load | None:
-        """What gives the counts of a model's sentences, from the store or sentences.csv; None where nothing does."""
-        path = self._store.folder("evaluate_model", one.key) / f"{one.test}.statistics.json"
+        """What gives the counts of a model's sentences, from the store or sentences.csv; None where nothing does.
+
+        Only those of this very training: a model trained again on another machine has its key and other translations.
+        """
+        folder = self._store.folder("evaluate_model", one.key)
+        path, scores = folder / f"{one.test}.statistics.json", folder / "scores.json"
         if path.exists():
-            return lambda: files.read_json(path)[METRIC]
-        packed = self._packed.get((one.key, one.test))
+            known = files.read_json(scores)[one.test][METRIC]["score"] if scores.exists() else _score(one)
+            if round(known, 4) == _score(one):
+                return lambda: files.read_json(path)[METRIC]
+        packed = self._packed.get((one.key, one.test, one.score(METRIC)))
         return None if packed is None else lambda: sentences.unpack(packed)
 
 

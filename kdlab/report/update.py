@@ -28,10 +28,21 @@ def update(out: Path, rows: Sequence[Row], named: Iterable[str], others: Sequenc
     with _alone(out):
         known = [result for place in (out, *others) for result in results.read(place / "results.csv")]
         results.write(out / "results.csv", gather(rows, results.merge([], known), named))
+        found = results.read(out / "results.csv")  # as a later report will find it
         if (out.resolve().parent / claims.FILE).exists():  # claims are judged from what is committed
-            tests = [(row, test) for row in rows if row.evaluated for test in row.tests]
-            sentences.add(out, {(row.key, test): row.folder / f"{test}.statistics.json" for row, test in tests})
-        return results.read(out / "results.csv")  # as a later report will find it
+            sentences.add(out, _statistics(rows, found))
+        return found
+
+
+def _statistics(rows: Sequence[Row], found: Sequence[Result]) -> dict[tuple[str, str], Path]:
+    """Counts of what results.csv shows: a row may be of an earlier training of the same model, on another machine."""
+    shown = {(one.key, one.test): one.bleu for one in found}
+    return {
+        (row.key, test): row.folder / f"{test}.statistics.json"
+        for row in rows
+        for test, scores in row.tests.items()
+        if scores.bleu is not None and shown.get((row.key, test)) == round(scores.bleu, 4)
+    }
 
 
 def add_ended(out: Path, runs: Path) -> list[Result]:

@@ -6,7 +6,6 @@ import math
 import random
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +19,6 @@ from kdlab.report.results import Result
 from kdlab.report.significance import Significance
 from kdlab.report.verdict import CONTRADICTED, NOT_RUN, UNDECIDED
 from tests.report_runs import BLEU, Runs
-
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 
 ERRORS = {"good_1": 0.30, "good_2": 0.31, "bad_1": 0.325, "bad_2": 0.335, "poor_1": 0.45, "poor_2": 0.46}
 
@@ -306,6 +303,11 @@ def test_p_values_are_of_the_seeds_whose_sentences_are_known(folder, tmp_path, s
     good, poor = ((1.0, tmp_path / "good_2.json"), (-1.0, tmp_path / "poor_2.json"))
     alone = test.contrast([(weight, loads(path)) for weight, path in (good, poor)], "bleu", BLEU)
     assert found.resampled.p_value == round(alone.p_value, 4)
+    one = folder / "one" / "results.csv"
+    before = one.read_text()
+    one.write_text(before.replace(",23.5,", ",23.6,"))  # trained again: these are not its sentences
+    assert ",23.5," in before and measured(folder)["gain: small"].resampled is None
+    one.write_text(before)
     page, rows = report(folder)  # kept, and taken from there
     assert re.search(r"^C1,gain: small,news,[^,]+,1 2,1\.25,[\d.]+,[\d.]+,[\d.]+,2,nrefs", rows.decode(), re.M)
     for name in ("one", "two"):
@@ -374,27 +376,3 @@ def test_a_mistake_in_claims_yaml_is_told(folder, old, new, says, capsys):
         claims.read(folder)
     assert main([str(folder)]) == 1
     assert says in capsys.readouterr().err
-
-
-def test_every_claim_and_hypothesis_is_judged():
-    found = {claim.id: claim for claim in claims.read(EXPERIMENTS)}
-    asked = {f"C{n}" for n in range(20, 29)} | {f"H{n}" for n in range(1, 12)}
-    assert asked <= set(found)
-    assert all(claim.comparisons or claim.would_test for claim in found.values())
-    curves = [one for one in found["S1"].comparisons]
-    assert len(curves) == 20
-    assert curves[0].arm[0][1].where == {
-        "model": "student",
-        "recipe": "word_kd",
-        "objective": "deck_weights",
-        "temperature": 0.5,
-        "objective.terms.nll.weight": 1,
-        "student": "eighth_slim_1x1",
-    }
-
-
-def test_the_committed_page_follows_from_what_is_committed(tmp_path):
-    folder = tmp_path / "experiments"
-    shutil.copytree(EXPERIMENTS, folder)
-    committed = [(folder / name).read_bytes() for name in ("claims.md", "comparisons.csv")]
-    assert list(report(folder)) == committed

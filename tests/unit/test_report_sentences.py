@@ -29,6 +29,17 @@ def test_reports_of_judged_experiments_keep_sentences(tmp_path):
     kept = sentences.read(folder)
     assert len(students) == 2 and set(kept) == set(students)
     assert [sentences.unpack(text) for text in kept.values()] == [counts, counts]
+
+    add(3)
+    table = folder / "results.csv"
+    table.write_text(table.read_text().replace("20.0,", "20.5,"))  # as another machine trained them
+    (folder / "sentences.csv").unlink()
+    assert main([str(folder), f"runs={tmp_path / 'runs'}"]) == 0
+    assert sentences.read(folder) == {}
+    table.write_text(table.read_text().replace("20.5,", "20.0,"))
+    assert main([str(folder), f"runs={tmp_path / 'runs'}"]) == 0
+    assert len(sentences.read(folder)) == 3
+
     before = (folder / "sentences.csv").read_bytes()
     shutil.rmtree(tmp_path / "store")
     assert main([str(folder), f"runs={tmp_path / 'none'}"]) == 0
