@@ -1,8 +1,8 @@
 """Numbers of rows that repeat, for matrix products in bf16 on a CPU; imports nothing of kdlab.
 
 oneDNN compiles a kernel for every shape that it meets, and packed steps have a new number of rows each: of a small
-student's training a third to a half went into compiling. Rounded up with rows of zeros, a few kernels serve them all,
-and every real row has the bits that it had (of one or two rows alone, the last bit may differ).
+student's training a third to a half went into compiling. Rounded up with rows of zeros, a few kernels serve them all;
+what a real row gets is the same but for a few last bits, which another kernel may round otherwise.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-BLOCK = 64  # rows; more waste more, fewer leave more shapes
+BLOCK = 64  # rows; more waste more, fewer leave more shapes. Up to one block, quarters: decoding has few rows
 
 
 def round_up(x_ND: Float[Tensor, "N D"], dtype: torch.dtype) -> Float[Tensor, "M D"]:
     """`x` in this type, with rows of zeros below where a product in it would compile; for autograd too."""
     num_rows = len(x_ND)
-    if dtype == torch.bfloat16 and x_ND.device.type == "cpu":
-        num_rows = -(-num_rows // BLOCK) * BLOCK
+    if dtype == torch.bfloat16 and x_ND.device.type == "cpu" and x_ND.dim() == 2:
+        block = BLOCK if num_rows > BLOCK else max(1, BLOCK // 4)
+        num_rows = -(-num_rows // block) * block
     return x_ND.to(dtype) if num_rows == len(x_ND) else _Resized.apply(x_ND, num_rows, dtype)
 
 
@@ -34,7 +35,8 @@ def product_dtype(layer: nn.Module) -> torch.dtype:
     """In which type a layer makes its product on a CPU; that of an int8 one is none of these, and says fp32."""
     if not isinstance(layer, nn.Linear):
         return torch.float32
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else layer.weight.dtype
+    casts = torch.is_autocast_enabled("cpu") and layer.weight.dtype != torch.float64
+    return torch.get_autocast_dtype("cpu") if casts else layer.weight.dtype
 
 
 class Linear(nn.Linear):
@@ -42,7 +44,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... O"]:
         dtype = product_dtype(self)
-        if dtype != torch.bfloat16 or x.dim() != 2 or x.device.type != "cpu":
+        if dtype != torch.bfloat16 or x.device.type != "cpu":
             return super().forward(x)
         return cut(F.linear(round_up(x, dtype), self.weight, self.bias), len(x))
 

@@ -124,18 +124,22 @@ def start_torch(threads: int) -> None:
 
 
 def _keep_memory() -> None:
-    """Has glibc keep the memory of freed tensors for the next ones, of whatever size.
+    """Has glibc keep the memory of freed tensors for the next ones; a user's own settings of it stand.
 
     It gives large blocks back to the system at once, which clears every page again for the next tensor: a sixth of a
     small model's step, and no lower peak.
     """
-    if sys.platform == "linux":
-        import ctypes
+    if sys.platform != "linux" or {"GLIBC_TUNABLES", *(f"MALLOC_{n}_THRESHOLD_" for n in ("MMAP", "TRIM"))} & {
+        *os.environ
+    }:
+        return
+    import ctypes
 
-        with contextlib.suppress(AttributeError):  # another C library
-            mallopt = ctypes.CDLL(None).mallopt
-            for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-                mallopt(parameter, 1 << 30)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # another C library has none
+    trim, mmap = -1, -3
+    # The first to be taken; older ones allow blocks of 32 MiB at most. Either setting ends glibc's own adjustment.
+    if mallopt and any(mallopt(mmap, size) for size in (1 << 30, 1 << 25)):
+        mallopt(trim, 1 << 30)
 
 
 def end_with_parent(number: int) -> None:

@@ -19,7 +19,8 @@ class Int8Linear(nn.Module):
 
     Args:
         out_dtype: of what it returns; inside, everything but the product is fp32.
-        packed: keep the weights as oneDNN multiplies them, for half of the time; False: as they are, for any CPU.
+        packed: keep the weights as oneDNN multiplies them, for half of the time; False: as they are, for any CPU. Left
+            out: packed where `can_pack`.
     """
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, out_dtype: torch.dtype, packed: bool | None = None):
@@ -31,7 +32,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale_O", scale_O1.squeeze(1).float())
         self.bias, self.out_dtype, self.num_outputs = bias_O, out_dtype, len(weight_OI)
         self.packed = can_pack() if packed is None else packed
-        # No buffers: a packed tensor can be neither moved nor copied, and these layers are for CPUs alone.
+        # Not a buffer: a packed tensor can be neither moved nor copied. These layers are made last, where they work.
         self._weight = torch.ops.onednn.qlinear_prepack(rounded_OI, None) if self.packed else rounded_OI.t()
         self._zero = torch.zeros(1, dtype=torch.int32)
 

@@ -1,7 +1,7 @@
 """comparisons.csv: what was measured of claims, with the p-values.
 
-A p-value needs every sentence's counts, from the store or sentences.csv, and seconds. It is a function of the keys of
-the evaluated models alone, so comparisons.csv holds it beside them: while the keys are the same it is taken from there,
+A p-value needs every sentence's counts, from the store or sentences.csv, and seconds. So comparisons.csv holds it
+beside the keys of the evaluated models: while these and the difference of scores are the same it is taken from there,
 else computed anew, over the seeds whose counts are known (`p_seeds` where these are not all); blank without any.
 """
 
@@ -59,14 +59,14 @@ def dump(lines: Sequence[Line]) -> str:
     return out.getvalue()
 
 
-def read(path: Path) -> dict[tuple[str, str, str], Contrast]:
-    """What was computed before, by test set, keys and signature. Raises: UserError."""
+def read(path: Path) -> dict[tuple[str, str, str, float], Contrast]:
+    """What was computed before, by test set, keys, signature and difference. Raises: UserError."""
     if not path.exists():
         return {}
     try:
         with open(path, encoding="utf-8", newline="") as file:
             return {
-                (row["test"], row["keys"], row["signature"]): Contrast(
+                (row["test"], row["keys"], row["signature"], float(row["difference"])): Contrast(
                     float(row["p"]),
                     float(row["low"]),
                     float(row["high"]),

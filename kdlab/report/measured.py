@@ -68,7 +68,7 @@ class Measured:
         if len(signatures) > 1 or not signatures[0] or len({one.sentences for one in used}) > 1:
             return dataclasses.replace(start, verdict=UNDECIDED, remark="not comparable: other signature or sentences")
         differences = [sum(weight * _score(some[number]) for weight, some in rows) for number in range(len(seeds))]
-        contrast = self._contrast(start, rows)
+        contrast = self._contrast(start, rows, fmean(differences))
         verdict, why = outcome(
             comparison.expect, comparison.margin, differences, contrast, self._noise(comparison, terms, test)
         )
@@ -146,22 +146,25 @@ class Measured:
             self._packed |= {(*place, scores.get(place)): text for place, text in packed.items()}
         return self._results[experiment]
 
-    def _contrast(self, line: Line, rows: Sequence[tuple[float, Sequence[Result]]]) -> Contrast | None:
+    def _contrast(
+        self, line: Line, rows: Sequence[tuple[float, Sequence[Result]]], difference: float
+    ) -> Contrast | None:
         """p-value and interval over the seeds whose sentences are known; those of comparisons.csv where it has them."""
-        known = self._known.get((line.test, line.keys, line.signature))
+        known = self._known.get((line.test, line.keys, line.signature, round(difference, 4)))
         loads = [(weight, [self._load(one) for one in some]) for weight, some in rows]
         at_hand = [n for n in range(len(line.seeds)) if all(some[n] for _, some in loads)]
-        seeds = tuple(line.seeds[n] for n in at_hand) if len(at_hand) < len(line.seeds) else ()
-        if known is not None and (not at_hand or known.seeds in ((), seeds)):
+        seeds = tuple(line.seeds[n] for n in at_hand)
+        if known is not None and (not known.seeds or set(seeds) <= set(known.seeds)):
             return known
         if not at_hand:
             return None
         terms = [
-            (weight, {f"{some[n].key} {line.test}": cast(Load, these[n]) for n in at_hand})
+            (weight, {f"{some[n].key} {line.test} {_score(some[n])}": cast(Load, these[n]) for n in at_hand})
             for (weight, some), (_, these) in zip(rows, loads, strict=True)
         ]
         found = self._test.contrast(terms, METRIC, line.signature)
-        return found and Contrast(round(found.p_value, 4), round(found.low, 4), round(found.high, 4), seeds)
+        told = () if seeds == line.seeds else seeds
+        return found and Contrast(round(found.p_value, 4), round(found.low, 4), round(found.high, 4), told)
 
     def _load(self, one: Result) -> Load | None:
         """What gives the counts of a model's sentences, from the store or sentences.csv; None where nothing does.
@@ -170,10 +173,8 @@ class Measured:
         """
         folder = self._store.folder("evaluate_model", one.key)
         path, scores = folder / f"{one.test}.statistics.json", folder / "scores.json"
-        if path.exists():
-            known = files.read_json(scores)[one.test][METRIC]["score"] if scores.exists() else _score(one)
-            if round(known, 4) == _score(one):
-                return lambda: files.read_json(path)[METRIC]
+        if path.exists() and round(files.read_json(scores)[one.test][METRIC]["score"], 4) == _score(one):
+            return lambda: files.read_json(path)[METRIC]
         packed = self._packed.get((one.key, one.test, one.score(METRIC)))
         return None if packed is None else lambda: sentences.unpack(packed)
 

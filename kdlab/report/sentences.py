@@ -31,15 +31,15 @@ def pack(statistics: Sequence[Sequence[int]]) -> str:
 
 
 def unpack(text: str) -> Statistics:
-    """What `pack` was given. Raises: ValueError for other text."""
+    """What `pack` was given. Raises: UserError for other text."""
     try:
         data = zlib.decompress(base64.b85decode(text))
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
-    numbers = [int.from_bytes(data[at : at + WIDTH], "little") for at in range(0, len(data), WIDTH)]
-    count = len(numbers) // COLUMNS
-    columns = [numbers[at : at + count] for at in range(0, len(numbers), count)]
-    return [_more(sentence) for sentence in zip(*columns, strict=True)]
+        numbers = [int.from_bytes(data[at : at + WIDTH], "little") for at in range(0, len(data), WIDTH)]
+        count = len(numbers) // COLUMNS
+        columns = [numbers[at * count : (at + 1) * count] for at in range(COLUMNS)]
+        return [_more(sentence) for sentence in zip(*columns, strict=True)]
+    except (zlib.error, ValueError) as error:
+        raise UserError(f"a {FILE} holds counts that cannot be unpacked ({error}); restore it from git") from error
 
 
 def read(folder: Path) -> dict[tuple[str, str], str]:
@@ -47,6 +47,7 @@ def read(folder: Path) -> dict[tuple[str, str], str]:
     path = folder / FILE
     if not path.exists():
         return {}
+    csv.field_size_limit(1 << 27)  # its own limit is 27,000 sentences
     with open(path, encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != FIELDS:
@@ -54,17 +55,18 @@ def read(folder: Path) -> dict[tuple[str, str], str]:
         return {(row["key"], row["test"]): row["bleu"] for row in reader}
 
 
-def add(folder: Path, found: Mapping[tuple[str, str], Path]) -> None:
+def add(folder: Path, found: Mapping[tuple[str, str], Path | str]) -> None:
     """Adds what is new.
 
     Args:
-        found: <test>.statistics.json of models and test sets; those that do not exist are passed over.
+        found: of models and test sets, <test>.statistics.json (passed over where it does not exist) or packed counts.
     """
     known = read(folder)
-    new = {place: path for place, path in found.items() if place not in known and path.exists()}
+    new = {place: one for place, one in found.items() if place not in known and (isinstance(one, str) or one.exists())}
     if not new:
         return
-    known |= {place: pack(files.read_json(path)["bleu"]) for place, path in sorted(new.items())}
+    for place, one in sorted(new.items()):
+        known[place] = one if isinstance(one, str) else pack(files.read_json(one)["bleu"])
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(FIELDS)

@@ -30,19 +30,25 @@ def update(out: Path, rows: Sequence[Row], named: Iterable[str], others: Sequenc
         results.write(out / "results.csv", gather(rows, results.merge([], known), named))
         found = results.read(out / "results.csv")  # as a later report will find it
         if (out.resolve().parent / claims.FILE).exists():  # claims are judged from what is committed
-            sentences.add(out, _statistics(rows, found))
+            sentences.add(out, _counts(rows, others, found))
         return found
 
 
-def _statistics(rows: Sequence[Row], found: Sequence[Result]) -> dict[tuple[str, str], Path]:
+def _counts(rows: Sequence[Row], others: Sequence[Path], found: Sequence[Result]) -> dict[tuple[str, str], Path | str]:
     """Counts of what results.csv shows: a row may be of an earlier training of the same model, on another machine."""
-    shown = {(one.key, one.test): one.bleu for one in found}
-    return {
-        (row.key, test): row.folder / f"{test}.statistics.json"
-        for row in rows
-        for test, scores in row.tests.items()
-        if scores.bleu is not None and shown.get((row.key, test)) == round(scores.bleu, 4)
-    }
+    shown = {(one.key, one.test, one.bleu) for one in found}
+    counts: dict[tuple[str, str], Path | str] = {}
+    for place in others:
+        packed = sentences.read(place)
+        for one in results.read(place / "results.csv"):
+            at = one.key, one.test
+            if at in packed and (*at, one.bleu) in shown:
+                counts[at] = packed[at]
+    for row in rows:
+        for test, scores in row.tests.items():
+            if scores.bleu is not None and (row.key, test, round(scores.bleu, 4)) in shown:
+                counts[row.key, test] = row.folder / f"{test}.statistics.json"
+    return counts
 
 
 def add_ended(out: Path, runs: Path) -> list[Result]:

@@ -168,6 +168,7 @@ def folder(tmp_path, statistics):
         place.parent.mkdir(parents=True)
         arm = "poor" if found.model == "baseline" else "good"
         place.write_text(json.dumps(statistics[f"{arm}_{min(found.seed, 2)}"]))
+        place.with_name("scores.json").write_text(json.dumps({"news": {"bleu": {"score": found.bleu}}}))
     (tmp_path / "experiments" / "one" / "README.md").write_text("It says that\nit is 0.07 here.\n")
     (tmp_path / "experiments" / "claims.yaml").write_text(CLAIMS)
     return tmp_path / "experiments"
@@ -308,7 +309,7 @@ def test_p_values_are_of_the_seeds_whose_sentences_are_known(folder, tmp_path, s
     found = measured(folder)["gain: small"]
     assert found.differences == (1.0, 1.6) and found.resampled is None  # these are not its sentences
     results.write(folder / "two" / "results.csv", two)
-    page, rows = report(folder)  # kept, and taken from there
+    page, rows = report(folder)  # kept, and taken from there, also where fewer are known
     assert re.search(r"^C1,gain: small,news,[^,]+,1 2,1\.25,[\d.]+,[\d.]+,[\d.]+,2,nrefs", rows.decode(), re.M)
     for name in ("one", "two"):
         (folder / name / "sentences.csv").unlink()

@@ -1,11 +1,14 @@
 """sentences.csv: counts that outlive the store. What claims make of them is in test_report_claims.py."""
 
+import dataclasses
 import shutil
 
 import pytest
 
+from kdlab.errors import UserError
 from kdlab.report import results, sentences
 from kdlab.report.__main__ import main
+from kdlab.report.results import Result
 from tests.report_runs import Runs
 
 
@@ -46,11 +49,29 @@ def test_reports_of_judged_experiments_keep_sentences(tmp_path):
     assert (folder / "sentences.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("counts", [[[0] * 10], [[3, 4, 3, 2, 1, 0, 3, 2, 1, 0], [700, 0, 9, 9, 9, 9, 1, 65535, 0, 7]]])
+def test_reports_of_several_folders_keep_the_sentences_of_all(tmp_path):
+    counts = [[3, 4, 3, 2, 1, 0, 3, 2, 1, 0]]
+    (tmp_path / "claims.yaml").write_text("claims: []\n")
+    one = Result(key="a", test="t", bleu=20.0, seed=1)
+    for name, score in (("out", 20.0), ("same", 20.0), ("other", 21.0)):
+        results.write(tmp_path / name / "results.csv", [dataclasses.replace(one, bleu=score)])
+    for name in ("same", "other"):
+        (tmp_path / name / "sentences.csv").write_text(f"key,test,bleu\na,t,{sentences.pack(counts)}\n")
+    assert main([str(tmp_path / "out"), str(tmp_path / "other")]) == 0  # another training: these are not its sentences
+    assert sentences.read(tmp_path / "out") == {}
+    assert main([str(tmp_path / "out"), str(tmp_path / "same")]) == 0
+    assert sentences.read(tmp_path / "out") == {("a", "t"): sentences.pack(counts)}
+
+
+@pytest.mark.parametrize(
+    "counts", [[], [[0] * 10], [[3, 4, 3, 2, 1, 0, 3, 2, 1, 0], [700, 0, 9, 9, 9, 9, 1, 65535, 0, 7]]]
+)
 def test_counts_are_unpacked_as_they_were(counts):
     assert sentences.unpack(sentences.pack(counts)) == counts
 
 
 def test_text_that_is_no_packed_counts_is_refused():
-    with pytest.raises(ValueError):
+    with pytest.raises(UserError, match="sentences.csv.*restore it from git"):
         sentences.unpack("00000000")
+    with pytest.raises(UserError, match="sentences.csv.*restore it from git"):
+        sentences.unpack("no base 85: \x7f")
