@@ -30,7 +30,7 @@ class Int8Linear(nn.Module):
         rounded_OI = (weight_OI / scale_O1).round().to(torch.int8)
         self.scale_O: Tensor
         self.register_buffer("scale_O", scale_O1.squeeze(1).float())
-        self.bias, self.out_dtype, self.num_outputs = bias_O, out_dtype, len(weight_OI)
+        self.bias, self.out_dtype = bias_O, out_dtype
         self.packed = can_pack() if packed is None else packed
         # Not a buffer: a packed tensor can be neither moved nor copied. These layers are made last, where they work.
         self._weight = torch.ops.onednn.qlinear_prepack(rounded_OI, None) if self.packed else rounded_OI.t()
@@ -42,7 +42,7 @@ class Int8Linear(nn.Module):
         largest_N1 = torch.maximum(x_NI.amax(dim=1, keepdim=True), -x_NI.amin(dim=1, keepdim=True))  # no |x| in memory
         scale_N1 = largest_N1.clamp_(min=1e-12) / LARGEST
         num_rows = len(x_NI)
-        rounded_MI = x_NI.new_empty(-(-num_rows // ROWS) * ROWS, x_NI.shape[1], dtype=torch.int8)
+        rounded_MI = x_NI.new_empty(max(1, -(-num_rows // ROWS)) * ROWS, x_NI.shape[1], dtype=torch.int8)
         rounded_MI[:num_rows] = (x_NI / scale_N1).round_()
         rounded_MI[num_rows:] = 0
         y_NO = self._product(rounded_MI)[:num_rows].mul_(scale_N1)
@@ -52,9 +52,8 @@ class Int8Linear(nn.Module):
 
     def _product(self, rounded_MI: Tensor) -> Tensor:
         """Sums times the scale of their output, fp32."""
-        if not self.packed or not len(rounded_MI):
-            weight_IO = self._weight if not self.packed else rounded_MI.new_empty(rounded_MI.shape[1], self.num_outputs)
-            return torch._int_mm(rounded_MI, weight_IO).float().mul_(self.scale_O)
+        if not self.packed:
+            return torch._int_mm(rounded_MI, self._weight).float().mul_(self.scale_O)
         scale, zero = 1.0, 0  # of a whole tensor: rows get theirs behind the product
         return torch.ops.onednn.qlinear_pointwise(
             *(rounded_MI, scale, zero, self._weight, self.scale_O, self._zero, None),
