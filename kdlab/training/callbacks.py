@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -142,13 +143,22 @@ class Validation(Callback):
 
 
 class Steps:
-    """The loader that Lightning sees: a stream of optimizer steps that begins where a resumed run stood."""
+    """The loader that Lightning sees: a stream of optimizer steps that begins where a resumed run stood.
+
+    A thread makes the tensors of one step, or the plan of an epoch, while another step is trained on.
+    """
 
     def __init__(self, stream: StepStream):
         self.stream = stream
 
     def __iter__(self) -> Iterator[tuple[StreamPosition, list[Batch]]]:
-        return iter(self.stream)
+        steps = iter(self.stream)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="steps") as worker:
+            coming = worker.submit(next, steps)
+            while True:  # the stream has no end
+                step = coming.result()
+                coming = worker.submit(next, steps)
+                yield step
 
 
 class Resume(Callback):

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-
 PAGES = 1024  # of 4 MiB, which the system would clear again for every tensor
 
 
