@@ -129,10 +129,14 @@ def cache(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     for name, term in kd_terms(cfg):
         wanted = targets.signature(term.term._target_)
         if wanted.takes("stack"):
-            yield (
-                f"objective.terms.{name} compares hidden states of layers, which teacher_cache={chosen} does not keep; "
-                f"choose teacher_cache=none, or take the term out: objective.terms.{name}.weight=0"
-            )
+            stack, layers = term.term.get("stack", "decoder"), term.term.get("layers", "last")
+            if node.kind != "hidden" or (stack, layers) != ("decoder", "last"):
+                kept = "the decoder's last layer alone" if node.kind == "hidden" else "no hidden states"
+                yield (
+                    f"objective.terms.{name} compares hidden states of {stack} layers {layers}, but teacher_cache="
+                    f"{chosen} keeps {kept}; choose teacher_cache=none, or take the term out: "
+                    f"objective.terms.{name}.weight=0"
+                )
         elif wanted.flags.get("counts_padding"):
             yield (
                 f"objective.terms.{name} looks at padding, where teacher_cache={chosen} has nothing; "

@@ -56,6 +56,11 @@ def uses_cache(settings: Settings, objective: dict[str, Any]) -> bool:
     return compares and settings["teacher_cache"]["kind"] != "none"
 
 
+def compares_layers(objective: dict[str, Any]) -> bool:
+    """Whether a term with weight compares hidden states."""
+    return any(targets.signature(term["term"]["_target_"]).takes("stack") for term in objective["terms"].values())
+
+
 def active(objective: dict[str, Any]) -> dict[str, Any]:
     """An objective without the terms of weight zero: they are not computed, so they must not change the key either."""
     terms = {

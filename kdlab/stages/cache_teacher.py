@@ -1,7 +1,8 @@
 """Stage cache_teacher: what the teacher says at every target position, so that no student asks it again.
 
 The frozen teacher reads every gold target, every pseudo-label and the validation split once. Kept are the inputs of its
-head (hidden: exact at every temperature, logits are made anew by the head), or its most likely tokens (top_k).
+head (hidden: exact at every temperature, logits are made anew by the head), with them the output of the decoder's last
+layer where a term compares it; or its most likely tokens (top_k).
 Rows are cut into shards; a shard counts as done once its numbers are on disk, and a killed run goes on after the last
 one. Segmentation is fixed for a corpus: were it sampled anew each epoch, there would be nothing to keep.
 """
@@ -31,11 +32,11 @@ SHARD_ROWS = 2048  # decides the batches and with them the last bits of what is 
 
 
 def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
-    """Runs a teacher over a corpus and keeps what a student's token terms need.
+    """Runs a teacher over a corpus and keeps what a student's terms need.
 
     inputs: corpus, teacher (a model folder), labels if there are pseudo-labels. params: kind (hidden, top_k), dtype (of
     the numbers kept: fp32, bf16), precision (the teacher's own: fp32, bf16, int8), top_k and temperatures (None for
-    hidden). local: device, threads, microbatch_tokens, chunk_size.
+    hidden), last_layer (whether it is kept; false if left out). local: device, threads, microbatch_tokens, chunk_size.
     Writes what teachers/cached.py reads.
     Raises: UserError where the disk has no room, or the teacher does not speak the corpus's vocabulary.
     """
@@ -83,6 +84,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         "kind": params["kind"],
         "columns": {name: {"dtype": column.dtype, "width": column.width} for name, column in columns.items()},
         "temperatures": params["temperatures"],
+        "last_layer": _last_layer(params, teacher),  # the column that holds it
         "teacher": files.sha256_file(inputs["teacher"] / WEIGHTS),
         "tokenizer": corpus.tokenizer.fingerprint,
         "parts": [part for split in work for part in split.starts],
@@ -187,7 +189,8 @@ def _columns(params: dict[str, Any], teacher: FrozenTeacher) -> dict[str, Column
     from kdlab.teachers.cache_files import Column
 
     if params["kind"] == "hidden":
-        return {"hidden": Column(params["dtype"], teacher.config.d_model)}
+        names = {"hidden", _last_layer(params, teacher) or "hidden"}
+        return {name: Column(params["dtype"], teacher.d_model) for name in sorted(names)}
     vocab_size, top_k = teacher.config.tgt_vocab_size, params["top_k"]
     if top_k >= vocab_size:
         raise UserError(
@@ -201,6 +204,13 @@ def _columns(params: dict[str, Any], teacher: FrozenTeacher) -> dict[str, Column
     }
 
 
+def _last_layer(params: dict[str, Any], teacher: FrozenTeacher) -> str | None:
+    """The column with the last layer's output: without a norm before the head, that is what the head sees."""
+    if not params.get("last_layer", False):
+        return None
+    return "last_layer" if teacher.config.norm == "pre" else "hidden"
+
+
 def _ask(teacher: FrozenTeacher, batch: Batch, params: dict[str, Any], chunk_size: int) -> dict[str, Tensor]:
     """What the teacher says at the real positions of a batch, row by row: a tensor a column."""
     import torch
@@ -208,9 +218,10 @@ def _ask(teacher: FrozenTeacher, batch: Batch, params: dict[str, Any], chunk_siz
     from kdlab.objectives.reduce import project
     from kdlab.types import TopK
 
-    hidden_ND = teacher(batch).decoder_ND
+    seen = teacher(batch)
+    hidden_ND = seen.decoder_ND
     if params["kind"] == "hidden":
-        return {"hidden": hidden_ND}
+        return {"hidden": hidden_ND, "last_layer": seen.decoder_layers[-1]}
     temperatures = tuple(float(temperature) for temperature in params["temperatures"])
     with torch.no_grad(), teacher.head() as head:
         pieces = [

@@ -254,12 +254,7 @@ def _cached_teacher(
     from kdlab.models.folder import WEIGHTS, load_model
     from kdlab.teachers.cached import CachedTeacher
 
-    if objective.hidden_terms or objective.counts_padding:
-        raise UserError(
-            "a teacher cache holds what the teacher's head sees at real positions, but the objective compares other "
-            "layers or padding too, which are not there; choose teacher_cache=none"
-        )
-    return CachedTeacher.open(
+    teacher = CachedTeacher.open(
         inputs["cache"],
         teacher=files.sha256_file(inputs["teacher"] / WEIGHTS),
         tokenizer=corpus.tokenizer.fingerprint,
@@ -268,6 +263,13 @@ def _cached_teacher(
         device=device,
         precision=precision,
     )
+    asked = {tuple(getattr(t.term, name, "") for name in ("stack", "layers")) for t in objective.hidden_terms.values()}
+    if asked - ({("decoder", "last")} if teacher.has_last_layer else set()) or objective.counts_padding:
+        raise UserError(
+            "a teacher cache holds what the teacher's head and last layer say at real positions, but the objective "
+            "compares other layers or padding too, which are not there; choose teacher_cache=none"
+        )
+    return teacher
 
 
 def _fits_vocabulary(student: Transformer, corpus: PreparedCorpus) -> None:

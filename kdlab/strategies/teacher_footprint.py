@@ -25,7 +25,8 @@ def memory(training: Training, placement: str, num_devices: int, size: Microbatc
         return 0
     head = teacher["tgt_vocab_size"] * teacher["d_model"]
     if training.cache == "hidden":
-        return head * (FP32 if precision == "fp32" else BF16) + size.tgt * teacher["d_model"] * FP32
+        read = 1 + bool(training.hidden)  # what the head sees, and the last layer
+        return head * (FP32 if precision == "fp32" else BF16) + read * size.tgt * teacher["d_model"] * FP32
     copy = 0 if precision == "fp32" else BF16 * head
     table = FP32 * teacher.get("max_positions", 1024) * teacher["d_model"]
     return weights(teacher, precision, placement, num_devices) + copy + table + layer_outputs(teacher, size)

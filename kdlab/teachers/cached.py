@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,17 +19,21 @@ from kdlab.types import Batch, Head, ModelOutput, Side, Split, TopK
 
 
 class CachedTeacher:
-    """Guides like a `FrozenTeacher`, token terms alone: for a batch it reads just the positions of its rows.
+    """Guides like a `FrozenTeacher`: for a batch it reads just the positions of its rows.
 
     hidden: the inputs of the teacher's head are kept, and the head makes the logits anew: exact at every temperature.
+            The output of the decoder's last layer too where it was asked for, the only one that hidden terms can see.
     top_k:  the most likely tokens are kept, and the mass of all others at some temperatures.
     """
+
+    num_layers: ClassVar[Mapping[str, int]] = {"encoder": 0, "decoder": 1}
 
     def __init__(self, folder: Path, head: Head, *, device: torch.device | str = "cpu", precision: str = "fp32"):
         """`precision`: of the product of hidden states and head, as a FrozenTeacher has it. See `open`."""
         card = files.read_json(folder / CARD)
         self._columns = {name: Column(**column) for name, column in card["columns"].items()}
         self._temperatures = tuple(float(temperature) for temperature in card["temperatures"] or ())
+        self._last_layer: str | None = card.get("last_layer")
         self._parts = {part: _Part(folder, part, self._columns) for part in card["parts"]}
         self.dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         bias_V = None if head.bias_V is None else head.bias_V.detach().to(device)
@@ -72,15 +76,26 @@ class CachedTeacher:
     def guide(
         self, batch: Batch, *, split: Split = "train", padded: bool = False
     ) -> Iterator[tuple[Side | TopK, ModelOutput | None]]:
-        """What token terms compare with; there is nothing for hidden terms, nor at padding."""
+        """What token terms compare with, and the last layer for hidden terms; there is nothing at padding."""
         if padded:
             raise ValueError("a cache holds real positions alone")
         read = self._read(batch, split)
         if "hidden" in read:
-            yield Side(read["hidden"], self._head, self.dtype), None
+            last = (read[self._last_layer],) if self._last_layer else None
+            yield Side(read["hidden"], self._head, self.dtype), last and ModelOutput(read["hidden"], (), last)
         else:
             log_probs, log_tails = read["log_probs"].float(), read["log_tails"].float()
             yield TopK(read["ids"], log_probs, log_tails, self._temperatures), None
+
+    @property
+    def d_model(self) -> int:
+        """Width of its hidden states."""
+        return self._head.weight_VD.shape[1]
+
+    @property
+    def has_last_layer(self) -> bool:
+        """Whether hidden terms have something to compare with."""
+        return self._last_layer is not None
 
     def _read(self, batch: Batch, split: Split) -> dict[str, Tensor]:
         """Every column at the real positions of the batch, row by row."""

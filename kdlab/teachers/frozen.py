@@ -52,6 +52,16 @@ class FrozenTeacher:
         self._kept: Head | None = self._made()  # once and not for every chunk of positions
         self._rest: Offloaded | None = None  # embeddings, head and what else is outside the layers
 
+    @property
+    def d_model(self) -> int:
+        """Width of its hidden states."""
+        return self.config.d_model
+
+    @property
+    def num_layers(self) -> dict[str, int]:
+        """Of its encoder and its decoder."""
+        return {"encoder": self.config.num_encoder_layers, "decoder": self.config.num_decoder_layers}
+
     def place(self, place: Placement, device: torch.device) -> None:
         """Puts the weights elsewhere than whole on the device.
 

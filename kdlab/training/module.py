@@ -53,13 +53,13 @@ class StudentModule(lightning.LightningModule):
         self.objective = objective
         self._teacher = teacher  # a plain object: never a submodule (see FrozenTeacher)
         self.projections = nn.ModuleDict()  # of hidden terms: trained and saved with the student, no part of it
-        if isinstance(teacher, FrozenTeacher) and objective.hidden_terms:
-            ours, theirs = student.config, teacher.config
+        if teacher is not None and objective.hidden_terms:
+            ours, theirs = student.config, teacher.num_layers
             layers = {
-                "encoder": (ours.num_encoder_layers, theirs.num_encoder_layers),
-                "decoder": (ours.num_decoder_layers, theirs.num_decoder_layers),
+                "encoder": (ours.num_encoder_layers, theirs["encoder"]),
+                "decoder": (ours.num_decoder_layers, theirs["decoder"]),
             }
-            self.projections = projections(objective.hidden_terms, ours.d_model, theirs.d_model, layers)
+            self.projections = projections(objective.hidden_terms, ours.d_model, teacher.d_model, layers)
         self._optim = optim
         self._max_steps = max_steps
         self._chunk_size = chunk_size

@@ -67,6 +67,7 @@ def test_words_of_the_schema_are_those_of_the_model() -> None:
 TRIPLE = "recipe=word_kd objective=triple"
 COSINE = "_target_:kdlab.objectives.hidden_cosine.HiddenCosine"
 COSINE = f"+objective.terms.cos={{weight:1,on:gold,per:tgt_token,term:{{{COSINE}}}}}"
+ENCODER_COSINE = COSINE.replace(",term:{", ",term:{stack:encoder,").replace("tgt_", "src_")
 ONE_MISTAKE = [
     ("temprature=1.0", "unknown key 'temprature'; did you mean 'temperature'?"),
     ("+temprature=1", "unknown key 'temprature'; did you mean 'temperature'?"),
@@ -188,7 +189,15 @@ ONE_MISTAKE = [
     ("teacher_cache=top_k teacher_cache.top_k=1200", "top_k=1200 of a vocabulary of 1200, one of which is padding"),
     ("teacher_cache=top_k teacher_cache.temperatures=[1,0]", "must be a list of different numbers > 0, got [1, 0]"),
     ("teacher_cache=top_k teacher_cache.temperatures=null", "needs teacher_cache.top_k and .temperatures"),
-    (f"teacher_cache=hidden student=toy_2x2 {COSINE}", "compares hidden states of layers, which teacher_cache=hidden"),
+    (
+        f"teacher_cache=hidden student=toy_2x2 {COSINE} +objective.terms.cos.term.layers=spread",
+        "terms.cos compares hidden states of decoder layers spread, but teacher_cache=hidden keeps the decoder's last",
+    ),
+    (
+        f"teacher_cache=hidden student=toy_2x2 {ENCODER_COSINE}",
+        "terms.cos compares hidden states of encoder layers last, but teacher_cache=hidden keeps the decoder's last",
+    ),
+    (f"teacher_cache=top_k student=toy_2x2 {COSINE}", "decoder layers last, but teacher_cache=top_k keeps no hidden"),
     ("teacher_cache=top_k objective=logits_mse recipe=word_kd", "logits of all tokens, but teacher_cache=top_k keeps"),
     ("trainer.teacher_precision=int8 trainer.device=auto", "int8 but trainer.device=auto: int8 teachers are for CPUs"),
     ("label_decode.precision=int8 trainer.device=cuda", "label_decode.precision=int8 but trainer.device=cuda"),

@@ -202,6 +202,9 @@ def test_one_cache_serves_all_temperatures_objectives_and_students():
     found = {keys("teacher_cache=hidden", *other)["cache_teacher"] for other in others}
     assert len(found) == len(others) and cached["cache_teacher"] not in found
     assert keys("teacher_cache=hidden", "teacher_cache.dtype=fp32") == cached  # null: that of trainer.precision
+    triple = ["recipe=word_kd", "objective=triple", "teacher_cache=hidden", "student=toy_2x2"]
+    kept = {w: {s.name: s for s in plan(*triple, f"weight_cos={w}")}["cache_teacher"].params for w in (0, 1)}
+    assert kept[1] == kept[0] | {"last_layer": True}  # only where a term looks at it: the other caches keep their keys
     word_kd = plan("recipe=word_kd", "objective=word_kd", "teacher_cache=top_k", "baseline=false")
     assert [step.name for step in word_kd][3:] == ["cache_teacher", "student", "evaluate"]
 
