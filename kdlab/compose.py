@@ -102,9 +102,16 @@ def _loader(config_dir: Path | None) -> ConfigLoaderImpl:
 
 @lru_cache(maxsize=64)
 def _load(loader: ConfigLoaderImpl, config_name: str, lines: tuple[str, ...], changed: int) -> DictConfig:
-    """What Hydra composes of choices, which the points of a grid share; `changed`: when the user's YAML last was."""
+    """What Hydra composes of choices, which the points of a grid share: to be read alone; `changed`: when the user's
+    YAML last was."""
     with schema.untyped():
         return loader.load_configuration(config_name, list(lines), run_mode=RunMode.RUN)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(loader: ConfigLoaderImpl, text: str) -> Override:
+    """One override; the points of a grid share most of theirs."""
+    return OverridesParser.create(config_loader=loader).parse_overrides([text])[0]
 
 
 @lru_cache(maxsize=1)
@@ -160,7 +167,7 @@ class _Composition:
     def _sort(self, text: str) -> None:
         """Puts one override where it belongs, or reports it."""
         try:
-            override = OverridesParser.create(config_loader=self.loader).parse_overrides([text])[0]
+            override = _parsed(self.loader, text)
         except HydraException as error:
             self.problems.append(f"cannot read '{text}' ({_one_line(error)}); write key=value")
             return
@@ -236,7 +243,7 @@ class _Composition:
 
     def _load(self, groups: Iterable[Override]) -> DictConfig:
         lines = [str(o.input_line) for o in [*groups, *self.settings]]
-        return _load(self.loader, self.config_name, tuple(lines), self.changed).copy()
+        return _load(self.loader, self.config_name, tuple(lines), self.changed)
 
     def _choices(self, groups: list[Override]) -> dict[str, str]:
         return {str(k): str(v) for k, v in self._load(groups).hydra.runtime.choices.items()}
