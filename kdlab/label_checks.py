@@ -176,7 +176,7 @@ def rounds(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             "choose init=random"
         )
     for name, term in cfg.objective.terms.items():
-        if term.weight > 0 and targets.signature(str(term.term._target_)).takes("stack"):
+        if term.weight > 0 and targets.compares_layers(str(term.term._target_)):
             yield (
                 f"objective.terms.{name} compares layers of student and teacher, but with rounds={cfg.rounds} the next "
                 f"teacher has other layers than the first; leave it out: objective.terms.{name}.weight=0"

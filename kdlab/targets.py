@@ -101,6 +101,12 @@ def nodes(cfg: DictConfig | ListConfig, path: str = "") -> Iterator[tuple[str, D
             yield from nodes(child, f"{path}.{key}".lstrip("."))
 
 
+def compares_layers(target: str) -> bool:
+    """Whether a term compares hidden states, and so names their stack; read from its source."""
+    found = signature(target)
+    return found.takes("stack") or "stack" in found.flags
+
+
 def build(node: DictConfig | dict[Any, Any], **extra: Any) -> Any:
     """The object that a node describes; `extra` are the arguments that the code gives."""
     from hydra.utils import instantiate

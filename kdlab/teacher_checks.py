@@ -128,14 +128,15 @@ def cache(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
         return
     for name, term in kd_terms(cfg):
         wanted = targets.signature(term.term._target_)
-        if wanted.takes("stack"):
-            stack, layers = term.term.get("stack", "decoder"), term.term.get("layers", "last")
-            if node.kind != "hidden" or (stack, layers) != ("decoder", "last"):
+        if targets.compares_layers(term.term._target_):
+            stack, layers = (term.term.get(name, wanted.flags.get(name)) for name in ("stack", "layers"))
+            is_last = (stack, layers) == ("decoder", "last")
+            if node.kind != "hidden" or not is_last:
                 kept = "the decoder's last layer alone" if node.kind == "hidden" else "no hidden states"
                 yield (
                     f"objective.terms.{name} compares hidden states of {stack} layers {layers}, but teacher_cache="
-                    f"{chosen} keeps {kept}; choose teacher_cache=none, or take the term out: "
-                    f"objective.terms.{name}.weight=0"
+                    f"{chosen} keeps {kept}; choose teacher_cache={'hidden' if is_last else 'none'}, or take the term "
+                    f"out: objective.terms.{name}.weight=0"
                 )
         elif wanted.flags.get("counts_padding"):
             yield (

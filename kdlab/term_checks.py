@@ -44,7 +44,7 @@ def one_term(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 def hidden_states(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     """Layers and widths of terms that compare hidden states, where the teacher's are known."""
     active = {name: term for name, term in cfg.objective.terms.items() if term.weight > 0}
-    hidden = {name: term.term for name, term in active.items() if _is_hidden(term)}
+    hidden = {name: term.term for name, term in active.items() if targets.compares_layers(term.term._target_)}
     if hidden and any(flags(term).get("counts_padding", False) for term in active.values()):
         yield f"a term counts padding, where {', '.join(hidden)} knows no hidden states; leave one of them out"
     teacher = teacher_checks.architecture(cfg)
@@ -67,10 +67,6 @@ def hidden_states(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 def flags(term: DictConfig) -> Mapping[str, Any]:
     """The plain attributes of a term's class, read from its source."""
     return targets.signature(term.term._target_).flags
-
-
-def _is_hidden(term: DictConfig) -> bool:
-    return any(parameter.name == "stack" for parameter in targets.signature(term.term._target_).parameters)
 
 
 def _is_table(value: Any) -> bool:

@@ -58,7 +58,7 @@ def uses_cache(settings: Settings, objective: dict[str, Any]) -> bool:
 
 def compares_layers(objective: dict[str, Any]) -> bool:
     """Whether a term with weight compares hidden states."""
-    return any(targets.signature(term["term"]["_target_"]).takes("stack") for term in objective["terms"].values())
+    return any(targets.compares_layers(term["term"]["_target_"]) for term in objective["terms"].values())
 
 
 def active(objective: dict[str, Any]) -> dict[str, Any]:

@@ -55,8 +55,9 @@ def corpus(settings: Settings) -> Step:
 
 
 def teacher_cache(settings: Settings, *, labels: bool = False) -> list[Step]:
-    """What the teacher says at every target, once for all temperatures, objectives and students; nothing without a kd
-    term, or with teacher_cache=none. `labels` as for `student`."""
+    """What the teacher says at every target, once for all temperatures and students, and for all objectives of token
+    terms; those that compare its last layer share another. Nothing without a kd term, or with teacher_cache=none.
+    `labels` as for `student`."""
     node, objective = settings["teacher_cache"], active(settings["objective"])
     if not uses_cache(settings, objective):
         return []

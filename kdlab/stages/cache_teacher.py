@@ -63,7 +63,7 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     per_position = sum(column.num_bytes for column in columns.values())
     total = sum(split.positions(number) for split, number, _ in shards)
     done = sum(split.positions(number) for split, number, marker in shards if marker.exists())
-    _announce(out, total, done, per_position)
+    _announce(out, total, done, per_position, others="" if params.get("last_layer") else "teacher_cache=top_k, ")
     for split in work:
         split.reserve()
     for part, pieces in identities(corpus, labels).items():
@@ -235,8 +235,8 @@ def _ask(teacher: FrozenTeacher, batch: Batch, params: dict[str, Any], chunk_siz
     }
 
 
-def _announce(out: Path, total: int, done: int, per_position: int) -> None:
-    """Says what will be on disk, before it is; refuses what does not fit."""
+def _announce(out: Path, total: int, done: int, per_position: int, *, others: str) -> None:
+    """Says what will be on disk, before it is; refuses what does not fit, and names `others` that take less."""
     needed, free = (total - done) * per_position, shutil.disk_usage(out).free
     runtime.say(
         f"cache_teacher: {total:,} positions x {per_position:,} bytes = {_size(total * per_position)} on disk"
@@ -246,7 +246,7 @@ def _announce(out: Path, total: int, done: int, per_position: int) -> None:
         raise UserError(
             f"the teacher cache still needs {_size(needed)} but the disk of {out.parent} has {_size(free)} free, "
             "so it would fail half-way; free some space, choose another disk with paths.store=<folder>, "
-            "teacher_cache.dtype=bf16, teacher_cache=top_k, or teacher_cache=none, which asks the teacher every time"
+            f"teacher_cache.dtype=bf16, {others}or teacher_cache=none, which asks the teacher every time"
         )
 
 

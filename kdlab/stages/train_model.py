@@ -263,11 +263,17 @@ def _cached_teacher(
         device=device,
         precision=precision,
     )
-    asked = {tuple(getattr(t.term, name, "") for name in ("stack", "layers")) for t in objective.hidden_terms.values()}
-    if asked - ({("decoder", "last")} if teacher.has_last_layer else set()) or objective.counts_padding:
+    terms = [weighted.term for weighted in objective.hidden_terms.values()]
+    others = [t for t in terms if (getattr(t, "stack", None), getattr(t, "layers", None)) != ("decoder", "last")]
+    if others or objective.counts_padding:
         raise UserError(
-            "a teacher cache holds what the teacher's head and last layer say at real positions, but the objective "
-            "compares other layers or padding too, which are not there; choose teacher_cache=none"
+            "a teacher cache holds what the teacher's head and its decoder's last layer say at real positions, but the "
+            "objective compares other layers or padding too, which are not there; choose teacher_cache=none"
+        )
+    if terms and not teacher.has_last_layer:
+        raise UserError(
+            f"the teacher cache in {inputs['cache']} was made without the decoder's last layer, which the objective "
+            "compares; make it anew with last_layer, or choose teacher_cache=none"
         )
     return teacher
 

@@ -25,7 +25,7 @@ def memory(training: Training, placement: str, num_devices: int, size: Microbatc
         return 0
     head = teacher["tgt_vocab_size"] * teacher["d_model"]
     if training.cache == "hidden":
-        read = 1 + bool(training.hidden)  # what the head sees, and the last layer
+        read = 2 if training.hidden and teacher.get("norm") == "pre" else 1  # what the head sees, and the last layer
         return head * (FP32 if precision == "fp32" else BF16) + read * size.tgt * teacher["d_model"] * FP32
     copy = 0 if precision == "fp32" else BF16 * head
     table = FP32 * teacher.get("max_positions", 1024) * teacher["d_model"]

@@ -1,6 +1,6 @@
 """The folder of a teacher cache: flat columns of numbers for every real target position, and what they were made from.
 
-cache.json         kind, columns, temperatures, what it was made from; written last
+cache.json         kind, columns, temperatures, which column is the last layer, what it was made from; written last
 <part>.rows.npy    who each row is (data/identity.py), in row order; parts: gold, pseudo, valid
 <part>.<column>    numbers of all positions, row by row: a row begins where the rows before it end
 """

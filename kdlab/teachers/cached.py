@@ -26,7 +26,7 @@ class CachedTeacher:
     top_k:  the most likely tokens are kept, and the mass of all others at some temperatures.
     """
 
-    num_layers: ClassVar[Mapping[str, int]] = {"encoder": 0, "decoder": 1}
+    num_layers: ClassVar[Mapping[str, int]] = {"encoder": 0, "decoder": 1}  # that hidden terms may see
 
     def __init__(self, folder: Path, head: Head, *, device: torch.device | str = "cpu", precision: str = "fp32"):
         """`precision`: of the product of hidden states and head, as a FrozenTeacher has it. See `open`."""

@@ -86,10 +86,23 @@ def test_validation_targets_have_their_layer_too(made):
     assert float(cached["hidden"]) == pytest.approx(float(asked["hidden"]), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "term", [HiddenCosine(layers="spread", projection=True), HiddenCosine(stack="encoder", projection=True)]
-)
-def test_layers_that_are_not_kept_are_refused(made, term):
+def test_in_bf16_the_last_layer_is_rounded_and_no_more(made, tmp_path):
+    """Half a unit of 8 bits in each number of it; the cosine feels the square of that."""
+    cache_teacher.run(tmp_path, made.inputs, FP32 | {"last_layer": True, "dtype": "bf16"}, LOCAL)
+    aim, batch = objective(HiddenCosine(projection=True)), next(batches(made, 1200))
+    with frozen(made).guide(batch) as (_, asked), opened(made, tmp_path).guide(batch) as (_, kept):
+        off = (kept.decoder_layers[-1].float() - asked.decoder_layers[-1]).abs()
+        assert off.max() > 0 and (off <= 2**-8 * asked.decoder_layers[-1].abs() + 1e-5).all()
+    told = [
+        float(module(teacher, aim).eval()._forward(batch, {"kd": 1.0, "hidden": 1.0}, aim.active).sums["hidden"])
+        for teacher in (frozen(made), opened(made, tmp_path))
+    ]
+    assert told[1] == pytest.approx(told[0], rel=1e-3) and told[1] != told[0]
+
+
+@pytest.mark.parametrize("changes", [{"layers": "spread"}, {"layers": [[0, 1]]}, {"stack": "encoder"}])
+def test_layers_that_are_not_kept_are_refused(made, changes):
+    term = HiddenCosine(projection=True, **changes)
     with pytest.raises(UserError, match="compares other layers or padding"):
         _cached_teacher(made.inputs | {"cache": made.cache}, made.corpus, made.labels, objective(term), "cpu", "fp32")
 
@@ -99,5 +112,5 @@ def test_a_cache_without_a_layer_is_refused_where_a_term_compares_one(made, tmp_
     inputs, parts = made.inputs | {"cache": tmp_path}, (made.corpus, made.labels)
     tokens = Objective({"nll": WeightedTerm(1.0, "gold", "tgt_token", Nll())})
     assert not _cached_teacher(inputs, *parts, tokens, "cpu", "fp32").has_last_layer
-    with pytest.raises(UserError, match="compares other layers or padding"):
+    with pytest.raises(UserError, match="was made without the decoder's last layer"):
         _cached_teacher(inputs, *parts, objective(HiddenCosine(projection=True)), "cpu", "fp32")

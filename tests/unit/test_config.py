@@ -197,7 +197,10 @@ ONE_MISTAKE = [
         f"teacher_cache=hidden student=toy_2x2 {ENCODER_COSINE}",
         "terms.cos compares hidden states of encoder layers last, but teacher_cache=hidden keeps the decoder's last",
     ),
-    (f"teacher_cache=top_k student=toy_2x2 {COSINE}", "decoder layers last, but teacher_cache=top_k keeps no hidden"),
+    (
+        f"teacher_cache=top_k student=toy_2x2 {COSINE} +objective.terms.cos.term.layers=last",
+        "decoder layers last, but teacher_cache=top_k keeps no hidden states; choose teacher_cache=hidden, or take",
+    ),
     ("teacher_cache=top_k objective=logits_mse recipe=word_kd", "logits of all tokens, but teacher_cache=top_k keeps"),
     ("trainer.teacher_precision=int8 trainer.device=auto", "int8 but trainer.device=auto: int8 teachers are for CPUs"),
     ("label_decode.precision=int8 trainer.device=cuda", "label_decode.precision=int8 but trainer.device=cuda"),

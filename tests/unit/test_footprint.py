@@ -20,7 +20,7 @@ from kdlab.objectives.word_kd import WordKD
 from kdlab.recipes.settings import active
 from kdlab.strategies import footprint, lecture, teacher_footprint
 from kdlab.strategies.footprint import Layout
-from kdlab.strategies.trainings import REAL_SHARE, Training
+from kdlab.strategies.trainings import REAL_SHARE, HiddenPair, Training
 from kdlab.teachers.frozen import FrozenTeacher
 from kdlab.training.module import StudentModule
 from kdlab.training.optim import Optim
@@ -33,6 +33,7 @@ SMALL = {
     **{"src_vocab_size": 1000, "tgt_vocab_size": 1000, "num_encoder_layers": 2, "num_decoder_layers": 1},
     **{"d_model": 64, "d_ff": 256, "num_heads": 4, "dropout": 0.1, "tie": "decoder_softmax", "softmax_bias": True},
 }
+PAIR = HiddenPair("decoder", projected=True)
 LARGE = SMALL | {"num_encoder_layers": 3, "d_model": 96}
 
 
@@ -158,6 +159,15 @@ def test_a_frozen_teacher_is_as_large_as_said(precision):
         layer._weight.numel() for layer in model.modules() if isinstance(layer, Int8Linear)
     )  # a byte each; what oneDNN pads is not seen
     assert told == packed + sum(x.untyped_storage().nbytes() for x in kept.values())
+
+
+def test_a_cached_teacher_is_its_head_and_what_is_read_for_a_microbatch():
+    """A pre-norm teacher's last layer is read beside what its head sees; a post-norm one's is the same."""
+    for norm, hidden, reads in (("pre", (), 1), ("pre", (PAIR,), 2), ("post", (PAIR,), 1)):
+        subject = training(teacher=LARGE | {"norm": norm}, cache="hidden", hidden=hidden)
+        told = footprint.memory(subject, Layout("single"), 1).teacher
+        read = reads * 4 * LARGE["d_model"] * subject.microbatch(1).tgt
+        assert told == 4 * LARGE["tgt_vocab_size"] * LARGE["d_model"] + read
 
 
 OBJECTIVES = sorted(path.stem for path in (schema.config_dir() / "objective").glob("*.yaml"))

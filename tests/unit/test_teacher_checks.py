@@ -127,3 +127,36 @@ def test_a_hugging_face_folder_is_looked_at_before_any_work(seq2seq: Path, monke
     )
     (problem,) = problems(*here)
     assert "pip install 'kdlab[hf]'" in problem
+
+
+OWN_TERMS = """
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+@dataclass(frozen=True)
+class {name}:
+    {fields}
+    needs_teacher: ClassVar[bool] = True
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "told"),
+    [
+        ("Spread", 'stack: str = "decoder"; layers: Any = "spread"; projection: bool = False', "decoder layers spread"),
+        ("Source", 'stack: str = "encoder"; layers: Any = "last"; projection: bool = False', "encoder layers last"),
+        ("NoLayers", 'stack: str = "decoder"; projection: bool = False', "decoder layers None"),
+        ("Fixed", 'stack: ClassVar[str] = "decoder"; layers: Any = "spread"', "decoder layers spread"),
+        ("Kept", 'stack: str = "decoder"; layers: Any = "last"; projection: bool = False', None),
+    ],
+)
+def test_a_term_of_ones_own_is_taken_by_its_own_defaults(tmp_path, monkeypatch, name, fields, told):
+    """Where YAML leaves the layers out, the class decides whether a cache has them."""
+    (tmp_path / f"own_{name.lower()}.py").write_text(OWN_TERMS.format(name=name, fields=fields), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    term = f"{{weight:1,on:gold,per:tgt_token,term:{{_target_:own_{name.lower()}.{name}}}}}"
+    line = ["teacher_cache=hidden", "student=toy_2x2", f"+objective.terms.own={term}"]
+    if told is None:
+        compose.compose(line)
+    else:
+        assert any(f"terms.own compares hidden states of {told}, but" in problem for problem in problems(*line))
