@@ -143,10 +143,17 @@ def _with_p_values(result: Result, alone: Result, test: Significance, rows: dict
     changes: dict[str, Any] = {}
     for metric in METRICS:
         comparable = result.signature(metric) == alone.signature(metric) != "" and result.sentences == alone.sentences
+        comparable = comparable and all(_is_of(rows[one.key], one, metric) for one in (alone, result))
         if comparable and result.p_value(metric) is None and all(file.exists() for file in files):
             p_value = test.p_value(files[0], files[1], metric, result.signature(metric))
             changes[f"{metric}_p"] = _rounded(p_value)
     return dataclasses.replace(result, **changes)
+
+
+def _is_of(row: Row, result: Result, metric: str) -> bool:
+    """Whether a run's statistics are those behind a result, which may be of another training of the same model."""
+    scores = row.tests.get(result.test)
+    return scores is not None and _rounded(getattr(scores, metric)) == result.score(metric)
 
 
 def _manifest(row: Row, step: str) -> dict[str, Any]:

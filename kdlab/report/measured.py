@@ -31,7 +31,7 @@ class Measured:
         self._folder, self._store = folder, Store(store)
         self._known = comparisons.read(folder / comparisons.FILE)
         self._results: dict[str, list[Result]] = {}
-        self._packed: dict[tuple[str, str, float | None], str] = {}  # counts of sentences, by model, test set, BLEU
+        self._packed: dict[sentences.Place, str] = {}  # counts of sentences
         self._test = Significance(store / CACHE)
 
     def lines(self, claim: Claim, comparison: Comparison | Figure) -> list[Line]:
@@ -67,14 +67,15 @@ class Measured:
         start = dataclasses.replace(start, keys=keys, seeds=tuple(seeds), signature=" and ".join(signatures))
         if len(signatures) > 1 or not signatures[0] or len({one.sentences for one in used}) > 1:
             return dataclasses.replace(start, verdict=UNDECIDED, remark="not comparable: other signature or sentences")
-        differences = [sum(weight * _score(some[number]) for weight, some in rows) for number in range(len(seeds))]
+        sums = [sum(weight * _score(some[number]) for weight, some in rows) for number in range(len(seeds))]
+        differences = [round(one, 4) for one in sums]  # as they are written, so that a later report finds them
         contrast = self._contrast(start, rows, fmean(differences))
         verdict, why = outcome(
             comparison.expect, comparison.margin, differences, contrast, self._noise(comparison, terms, test)
         )
         return dataclasses.replace(
             start,
-            differences=tuple(round(one, 4) for one in differences),
+            differences=tuple(differences),
             resampled=contrast,
             verdict=verdict,
             remark="; ".join(part for part in (why, _over(contrast), *told) if part),
@@ -92,11 +93,15 @@ class Measured:
             return _merged(tuple((weight * one, arm) for weight, side in sides for one, arm in side)), ""
         if len(comparison.against) == 1:
             return _merged(comparison.arm + negative(comparison.against[0])), ""
-        best = max(comparison.against, key=lambda side: self._mean(side, test))
+        every = [set(self._by_seed(arm, test)) for side in (comparison.arm, *comparison.against) for _, arm in side]
+        shared = set.intersection(*every)
+        best = max(comparison.against, key=lambda side: self._mean(side, test, shared))
         return _merged(comparison.arm + negative(best)), f"the best other: {_differing(best, comparison.against)}"
 
-    def _mean(self, side: Terms, test: str) -> float:
-        return sum(weight * fmean(map(_score, self._by_seed(arm, test).values())) for weight, arm in side)
+    def _mean(self, side: Terms, test: str, seeds: set[int]) -> float:
+        """Over some seeds; where there are none, over all that each arm has."""
+        found = [(weight, self._by_seed(arm, test)) for weight, arm in side]
+        return sum(weight * fmean(_score(some[seed]) for seed in seeds or some) for weight, some in found)
 
     def _parameters(self, arm: Arm, test: str) -> int:
         counts = {one.parameters for one in self._by_seed(arm, test).values()}
@@ -114,7 +119,7 @@ class Measured:
             for seed, one in cells.by_seed(done.values()).items()
             if seed is not None and one.score(METRIC) is not None
         }
-        if len({_essence(one) for one in done.values()}) > 1:
+        if len({one.arm() for one in done.values()}) > 1:
             raise _NotMeasured(f"several arms fit {_told(arm)}", UNDECIDED)
         if not found:
             unknown = [name for name, value in arm.where.items() if _is_asked(value) and _unrecorded(name, rows)]
@@ -130,7 +135,7 @@ class Measured:
         rows = {one.key: one for name in comparison.experiments() for one in self._of(name) if one.test == test}
         arms: dict[tuple[str, ...], list[Result]] = {}
         for one in rows.values():
-            arms.setdefault(_essence(one), []).append(one)
+            arms.setdefault(one.arm(), []).append(one)
         scores = [some for arm in arms.values() if len(some := cells.scores(arm, METRIC)) > 1]
         degrees = sum(len(some) - 1 for some in scores)
         if degrees < LEAST_DEGREES:
@@ -141,9 +146,7 @@ class Measured:
     def _of(self, experiment: str) -> list[Result]:
         if experiment not in self._results:
             self._results[experiment] = results.read(self._folder / experiment / "results.csv")
-            scores = {(one.key, one.test): one.score(METRIC) for one in self._results[experiment]}
-            packed = sentences.read(self._folder / experiment)
-            self._packed |= {(*place, scores.get(place)): text for place, text in packed.items()}
+            self._packed |= sentences.read(self._folder / experiment)
         return self._results[experiment]
 
     def _contrast(
@@ -200,12 +203,6 @@ def _score(result: Result) -> float:
     score = result.score(METRIC)
     assert score is not None, result.key  # by_seed has looked
     return score
-
-
-def _essence(result: Result) -> tuple[str, ...]:
-    """What makes an arm, wherever it was run: without the settings that it does not answer to (blank)."""
-    more = results.join({name: value for name, value in result.more().items() if value})
-    return (result.model, *result.dials().values(), more)
 
 
 def _told(arm: Arm) -> str:

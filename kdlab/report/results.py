@@ -17,8 +17,9 @@ from kdlab import files
 from kdlab.errors import UserError
 from kdlab.report.facts import DIALS, text
 
-DONE, FAILED, MISSING = "done", "failed", "missing"
+DONE, FAILED, MISSING = STATES = ("done", "failed", "missing")
 METRICS = {"bleu": "BLEU", "chrf": "chrF"}
+Place = tuple[str, str]  # key and test set of a row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,9 @@ class Result:
         return dict(part.split("=", 1) for part in self.settings.split())
 
     def arm(self) -> tuple[str, ...]:
-        """What runs of one arm share: all but seed, test and what was measured."""
-        return (self.model, *self.dials().values(), self.settings)
+        """What runs of one arm share, wherever they were made: all but seed, test, what was measured, and the settings
+        that the model does not answer to (blank)."""
+        return (self.model, *self.dials().values(), join({name: value for name, value in self.more().items() if value}))
 
     def score(self, metric: str) -> float | None:
         """bleu or chrf."""
@@ -94,6 +96,11 @@ class Result:
     def signature(self, metric: str) -> str:
         """What makes the score comparable."""
         return str(getattr(self, f"{metric}_signature"))
+
+    def same_training(self, other: Result) -> bool:
+        """Whether two rows of one model and test set are of one training: on another machine it has other scores."""
+        scores = [(self.score(metric), other.score(metric)) for metric in METRICS]
+        return all(one == two for one, two in scores if one is not None and two is not None)
 
     def p_value(self, metric: str) -> float | None:
         """Of the difference from the student alone."""
@@ -123,9 +130,16 @@ def read(path: Path) -> list[Result]:
             "overwritten; move it away, or give another folder with out=<folder>"
         )
     try:
-        return [Result(**{name: _value(FIELDS[name], row[name]) for name in header}) for row in rows]  # type: ignore[arg-type]
+        found = [Result(**{name: _value(FIELDS[name], row[name]) for name in header}) for row in rows]  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} holds a cell that cannot be read ({error}); restore the file from git") from error
+    for number, (row, result) in enumerate(zip(rows, found, strict=True), start=1):
+        if None in row or None in row.values() or result.state not in STATES:
+            raise UserError(
+                f"{path} row {number} ({row[header[0]]!r:.40}) lacks cells or has too many, or its state is no state: "
+                "cut short, or left by a merge of git; mend it, since a report of the others would be a wrong one"
+            )
+    return found
 
 
 def dump(results: Iterable[Result]) -> str:
@@ -144,13 +158,39 @@ def write(path: Path, results: Sequence[Result]) -> None:
         files.write_text(path, content)
 
 
+def union(tables: Iterable[Sequence[Result]]) -> list[Result]:
+    """The rows of several tables; of a model that several have, that of the first where it is done, filled where blank.
+
+    A p-value comes along only with the student alone that it was computed against, not to another training of it.
+    """
+    found: dict[Place, Result] = {}
+    for table in tables:
+        rows, before = _placed(table), dict(found)
+        _add(found, table)
+        for place, result in rows.items():
+            alone = rows.get((result.baseline, result.test))
+            if alone and not alone.same_training(found[alone.key, alone.test]):
+                known = {f"{m}_p": before[place].p_value(m) if place in before else None for m in METRICS}
+                found[place] = dataclasses.replace(found[place], **known)  # type: ignore[arg-type]
+    return list(found.values())
+
+
 def merge(old: Sequence[Result], new: Iterable[Result]) -> list[Result]:
     """Old rows in their order, filled where they were blank; then the new ones.
 
     Where there are new ones, old rows of unfinished models that no run stands behind any more are left out.
     """
     new = list(new)
-    merged = {(result.key, result.test): result for result in old if result.state == DONE or not new}
+    merged = _placed(result for result in old if result.state == DONE or not new)
+    _add(merged, new)
+    return list(merged.values())
+
+
+def _placed(results: Iterable[Result]) -> dict[Place, Result]:
+    return {(result.key, result.test): result for result in results}
+
+
+def _add(merged: dict[Place, Result], new: Iterable[Result]) -> None:
     for result in new:
         place = (result.key, result.test)
         before = merged.get(place)
@@ -158,11 +198,11 @@ def merge(old: Sequence[Result], new: Iterable[Result]) -> list[Result]:
             merged[place] = result
         elif result.state == DONE:
             merged[place] = _filled(before, result)
-    return list(merged.values())
 
 
 def _filled(old: Result, new: Result) -> Result:
-    changes = {name: getattr(new, name) for name in FIELDS if getattr(old, name) in ("", None)}
+    blank = [name for name in FIELDS if getattr(old, name) in ("", None)] if old.same_training(new) else []
+    changes = {name: getattr(new, name) for name in blank}
     more = {**new.more(), **old.more()}  # new: a setting that the experiment's tables have named since
     changes["settings"] = join(more)
     for dial in DIALS:  # blank is a value there: the model does not answer to it

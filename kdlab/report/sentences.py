@@ -2,7 +2,8 @@
 p-values where the store is gone and where their runs were made on several machines.
 
 A row is a model on a test set; `bleu` is what BLEU is computed from, packed: sentences in turn, of each the columns of
-sacreBLEU (tokens of the translation, of the reference, 1- to 4-grams found, 1- to 4-grams in all). Never rewritten.
+sacreBLEU (tokens of the translation, of the reference, 1- to 4-grams found, 1- to 4-grams in all). `score` is the BLEU
+that they give: a model trained again on another machine has its key, but other counts than results.csv shows.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import base64
 import csv
 import io
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from kdlab import files
 from kdlab.errors import UserError
 
 FILE = "sentences.csv"
-FIELDS = ["key", "test", "bleu"]
+FIELDS = ["key", "test", "score", "bleu"]
 COLUMNS, WIDTH = 10, 2  # numbers of a sentence, bytes of a number
 Statistics = list[list[int]]
+Place = tuple[str, str, float | None]  # a model, a test set, and its BLEU there
 
 
 def pack(statistics: Sequence[Sequence[int]]) -> str:
@@ -42,8 +44,8 @@ def unpack(text: str) -> Statistics:
         raise UserError(f"a {FILE} holds counts that cannot be unpacked ({error}); restore it from git") from error
 
 
-def read(folder: Path) -> dict[tuple[str, str], str]:
-    """Packed counts by model and test set; none where there is no such file. Raises: UserError."""
+def read(folder: Path) -> dict[Place, str]:
+    """Packed counts; none where there is no such file. Raises: UserError."""
     path = folder / FILE
     if not path.exists():
         return {}
@@ -52,21 +54,23 @@ def read(folder: Path) -> dict[tuple[str, str], str]:
         reader = csv.DictReader(file)
         if reader.fieldnames != FIELDS:
             raise UserError(f"{path} has other columns than {', '.join(FIELDS)}; restore it from git")
-        return {(row["key"], row["test"]): row["bleu"] for row in reader}
+        return {(row["key"], row["test"], float(row["score"])): row["bleu"] for row in reader}
 
 
-def add(folder: Path, found: Mapping[tuple[str, str], Path | str]) -> None:
-    """Adds what is new.
+def update(folder: Path, found: Mapping[Place, Path | str], shown: Collection[Place]) -> None:
+    """Adds what is new of the models that results.csv shows, and leaves out what is of others.
 
     Args:
-        found: of models and test sets, <test>.statistics.json (passed over where it does not exist) or packed counts.
+        found: <test>.statistics.json (passed over where it does not exist) or packed counts.
     """
-    known = read(folder)
-    new = {place: one for place, one in found.items() if place not in known and (isinstance(one, str) or one.exists())}
-    if not new:
+    before = read(folder)
+    known = {place: text for place, text in before.items() if place in shown}
+    for place in sorted(place for place in found if place in shown and place not in known):
+        one = found[place]
+        if isinstance(one, str) or one.exists():
+            known[place] = one if isinstance(one, str) else pack(files.read_json(one)["bleu"])
+    if known == before:
         return
-    for place, one in sorted(new.items()):
-        known[place] = one if isinstance(one, str) else pack(files.read_json(one)["bleu"])
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(FIELDS)

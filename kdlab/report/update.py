@@ -26,28 +26,22 @@ def update(out: Path, rows: Sequence[Row], named: Iterable[str], others: Sequenc
     """
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
-        known = [result for place in (out, *others) for result in results.read(place / "results.csv")]
-        results.write(out / "results.csv", gather(rows, results.merge([], known), named))
+        known = results.union(results.read(place / "results.csv") for place in (out, *others))
+        results.write(out / "results.csv", gather(rows, known, named))
         found = results.read(out / "results.csv")  # as a later report will find it
         if (out.resolve().parent / claims.FILE).exists():  # claims are judged from what is committed
-            sentences.add(out, _counts(rows, others, found))
+            sentences.update(out, _counts(rows, others), {(one.key, one.test, one.bleu) for one in found})
         return found
 
 
-def _counts(rows: Sequence[Row], others: Sequence[Path], found: Sequence[Result]) -> dict[tuple[str, str], Path | str]:
-    """Counts of what results.csv shows: a row may be of an earlier training of the same model, on another machine."""
-    shown = {(one.key, one.test, one.bleu) for one in found}
-    counts: dict[tuple[str, str], Path | str] = {}
+def _counts(rows: Sequence[Row], others: Sequence[Path]) -> dict[sentences.Place, Path | str]:
+    counts: dict[sentences.Place, Path | str] = {}
     for place in others:
-        packed = sentences.read(place)
-        for one in results.read(place / "results.csv"):
-            at = one.key, one.test
-            if at in packed and (*at, one.bleu) in shown:
-                counts[at] = packed[at]
+        counts |= sentences.read(place)
     for row in rows:
         for test, scores in row.tests.items():
-            if scores.bleu is not None and (row.key, test, round(scores.bleu, 4)) in shown:
-                counts[row.key, test] = row.folder / f"{test}.statistics.json"
+            if scores.bleu is not None:
+                counts[row.key, test, round(scores.bleu, 4)] = row.folder / f"{test}.statistics.json"
     return counts
 
 

@@ -37,7 +37,8 @@ TOLD = (
     "settings may spread more. A figure that an experiment's page states is compared with its threshold alone.",
     "A comparison stands (or falls) when it does so on every one of its test sets. A claim with the rule `all` is "
     "supported when all of its comparisons are, and contradicted when any one is; with `majority`, when more than half "
-    "are. **Not run**: none of the runs that it asks for is there.",
+    "are. Of several others the best is that with the highest mean over the seeds that all arms have. **Not run**: "
+    "one of the arms has no runs.",
 )
 
 

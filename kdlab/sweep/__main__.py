@@ -85,7 +85,7 @@ def run(arguments: list[str]) -> int:
     return local.run(
         cells,
         Places(Path(first.paths.store), runs, experiments, runs / ".sweeps" / name / "logs"),
-        device=first.trainer.device,
+        device=runtime.device(first.trainer.device),
         threads=first.trainer.threads,
         workers=workers,
         dry_run=first.dry_run,
@@ -198,7 +198,8 @@ def _grids() -> list[str]:
 def _point(composed: compose.Composed) -> graph.Point:
     steps = make_plan(composed.cfg)
     overrides = [text for text in composed.overrides if not text.startswith("dry_run=")]
-    return graph.Point(overrides, f"{composed.cfg.name}/{composed.point}", steps, plan_keys(steps))
+    until = None if composed.cfg.until == "report" else composed.cfg.until
+    return graph.Point(overrides, f"{composed.cfg.name}/{composed.point}", steps, plan_keys(steps), until)
 
 
 def _requests(

@@ -31,15 +31,9 @@ class Cell:
         return int(self.record["config"]["seed"])
 
     @property
-    def until(self) -> str | None:
-        """The step that it was asked to stop after."""
-        until = self.record["config"]["until"]
-        return None if until == "report" else until
-
-    @property
     def evaluations(self) -> dict[str, str]:
         """Step and key of each evaluation that makes a row of a student, or of the student alone."""
-        names = [step.name for step in needed(self.point.steps, self.until)]
+        names = [step.name for step in needed(self.point.steps, self.point.until)]
         return {n: self.point.keys[n] for n in names if n in ("evaluate", ALONE) or round_of(n) is not None}
 
     def is_done(self, finished: set[str]) -> bool:
@@ -48,5 +42,5 @@ class Cell:
 
     def missing(self, store: Store) -> dict[tuple[str, str], Step]:
         """The steps that it would make now, upstream first, by stage and key."""
-        planned = store.plan(self.point.steps, self.until)
+        planned = store.plan(self.point.steps, self.point.until)
         return {(step.stage, key): step for step, key, state in planned if state == "run"}

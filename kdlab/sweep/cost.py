@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import log
 from statistics import median
 
+from kdlab import runtime
 from kdlab.artifacts.stage import Step
 from kdlab.artifacts.store import Store
 from kdlab.report import facts
@@ -154,7 +155,7 @@ def _size(step: Step) -> int | None:
 
 
 def _device(step: Step) -> str:
-    return "cuda" if step.local.get("device") == "cuda" else "cpu"
+    return runtime.device(step.local.get("device", "cpu"))
 
 
 def _hours(row: Result, device: str) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kdlab.artifacts.stage import Step, round_of
+from kdlab.artifacts.stage import Step, needed, round_of
 
 # Steps that many points share, upstream first; all are made before the students start, so that none waits for another.
 SHARED = {
@@ -21,12 +21,14 @@ REPORT = "report"
 
 @dataclass(frozen=True)
 class Point:
-    """One point of the grid: its overrides, its folder below paths.runs, its plan and the keys of the steps."""
+    """One point of the grid: its overrides, its folder below paths.runs, its plan and the keys of the steps; `until`:
+    the step that it was asked to stop after."""
 
     overrides: list[str]
     folder: str
     steps: list[Step]
     keys: dict[str, str]
+    until: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _distinct(points: Sequence[Point], last: str) -> list[Task]:
     """One task for each key of the step `last`; the first point that has it names it."""
     tasks: dict[str, Task] = {}
     for point in points:
-        for step in point.steps:
+        for step in needed(point.steps, point.until):
             if step.name == last:
                 key = point.keys[last]
                 tasks.setdefault(key, Task([*point.overrides, f"until={last}"], point.folder, step.stage, key))

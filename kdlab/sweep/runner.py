@@ -113,9 +113,10 @@ class Runner:
         return cell
 
     def _start(self, cell: Cell) -> None:
-        if cell.is_done(results.finished(self.places.results(cell))):  # by another runner on this folder
-            self._count(cell, "there already")
-            return
+        with contextlib.suppress(UserError):  # a table that cannot be read: said when its rows are gathered
+            if cell.is_done(results.finished(self.places.results(cell))):  # by another runner on this folder
+                self._count(cell, "there already")
+                return
         log = self.places.log(cell)
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as file:

@@ -49,6 +49,14 @@ def test_the_students_alone_of_the_temperature_grid_are_four(deck):
     assert len(alone) == 4
 
 
+def test_a_point_that_stops_early_asks_for_no_more():
+    line = ["+experiment=hybrid_wmt20", "until=evaluate_baseline"]
+    (point,) = (command._point(one) for one in grid.points([line], make_plan))
+    jobs = graph.jobs([point], lambda stage, key: False, label_tasks=3)
+    assert [job.name for job in jobs] == ["students", "report"]
+    assert [task.key for task in jobs[0].tasks] == [point.keys["evaluate_baseline"]]
+
+
 def test_what_is_done_is_not_submitted_again(deck):
     found = deck["hybrid_wmt20"]
     done = {(step.stage, found[0].keys[step.name]) for step in found[0].steps}

@@ -192,8 +192,9 @@ def test_differences_are_those_by_hand(folder):
     assert found["mean gain"].keys.split("; ")[0] == "-0.5 small-student-1-1 small-student-1-2"  # 0.5 - 1
     assert found["slope"].differences == (1.0, 1.0)  # gains 1, 2, 3 on log2 of 1, 2, 4 M
     assert found["slope"].keys.startswith("-0.5 small-student-1-1 small-student-1-2; +0.5 small-baseline")
-    best = found["best"]  # means 25.5 at T = 2, 25 at T = 5, of which only seed 1 is shared
-    assert (best.differences, best.seeds, best.remark) == ((-3.0, -2.5), (1, 2), "the best other: temperature 2")
+    best = found["best"]  # means 25.5 at T = 2, 25 at T = 5; but 25 and 29 of seed 1, the one that both have
+    assert (best.differences, best.seeds) == ((-7.0,), (1,))
+    assert "the best other: temperature 5; left out: seed 2, 3, not in every arm" in best.remark
 
 
 def test_what_cannot_be_compared_says_why(folder):
@@ -246,7 +247,7 @@ def test_it_is_rebuilt_byte_for_byte_without_the_store(folder):
     page, rows = report(folder)
     told = page.decode()
     assert (
-        "| C1    | gains        | undecided | -2.75 to +3.25 |         2 |              |         3 |         |" in told
+        "| C1    | gains        | undecided | -7.00 to +3.25 |         2 |              |         3 |         |" in told
     )
     assert (
         "| C2    | other things | undecided |          +1.00 |           |            1 |         3 |       2 |" in told
@@ -283,8 +284,9 @@ def keep_sentences(folder, seeds):
     store = folder.parent / "store"
     for name in ("one", "two"):
         found = [one for one in results.read(folder / name / "results.csv") if one.seed in seeds]
-        places = {one.key: store / "evaluate_model" / one.key / "news.statistics.json" for one in found}
-        sentences.add(folder / name, {(key, "news"): path for key, path in places.items()})
+        places = {(one.key, "news", one.bleu): store / "evaluate_model" / one.key for one in found}
+        counts = {place: path / "news.statistics.json" for place, path in places.items()}
+        sentences.update(folder / name, counts, places)
     shutil.rmtree(store)
 
 

@@ -17,6 +17,7 @@ from kdlab.evaluation.sacrebleu import score
 from kdlab.report import results
 from kdlab.report.__main__ import main
 from kdlab.report.facts import command, settings
+from kdlab.report.gather import collected, gather
 from kdlab.report.results import Result
 from kdlab.report.significance import Significance
 from tests.report_runs import BLEU, CHRF, Runs
@@ -181,11 +182,50 @@ def test_done_rows_stay_and_grow_on_another_machine(tmp_path):
 
 def test_a_row_keeps_its_cells_and_only_blank_ones_are_filled():
     old = Result(key="k", test="t", bleu=1.0, command="first", temperature="")
-    new = dataclasses.replace(old, bleu=2.0, command="second", cpu_hours=3.0, temperature="5", settings="lr=1")
+    new = dataclasses.replace(old, command="second", cpu_hours=3.0, temperature="5", settings="lr=1")
     assert results.merge([old], [new]) == [dataclasses.replace(old, cpu_hours=3.0, settings="lr=1")]
+    again = dataclasses.replace(new, bleu=2.0)  # trained again, elsewhere: what was measured of it is not the old one's
+    assert results.merge([old], [again]) == [dataclasses.replace(old, settings="lr=1")]
     failed = dataclasses.replace(old, state="failed")
     assert results.merge([failed], [new]) == [new] and results.merge([failed], []) == [failed]
     assert results.merge([failed, old], [dataclasses.replace(new, key="other")])[0] == old
+
+
+def test_a_p_value_comes_along_only_with_the_student_alone_that_it_is_against():
+    alone = Result(key="a", test="t", model="baseline", bleu=1.0)
+    student = Result(key="s", test="t", bleu=3.0, bleu_p=0.01, chrf_p=0.02, baseline="a")
+    assert results.union([[alone], [alone, student]]) == [alone, student]
+    other = dataclasses.replace(alone, bleu=2.0)  # another training of it
+    bare = dataclasses.replace(student, bleu_p=None, chrf_p=None)
+    assert results.union([[other], [alone, student]]) == [other, bare]
+    assert results.union([[other, bare], [alone, student]]) == [other, bare]  # nor is its blank cell filled
+    assert results.union([[alone, bare], [alone, student]]) == [alone, student]
+    own = dataclasses.replace(student, bleu_p=0.3)
+    assert results.union([[other, own], [alone, student]]) == [other, own]
+
+
+def test_statistics_of_another_training_give_no_p_value(tmp_path):
+    statistics = systems(tmp_path)
+    runs = Runs(tmp_path)
+    kept = {"student": {"wmt20": statistics["good"]}, "baseline": {"wmt20": statistics["bad"]}}
+    runs.add("study", scores={"wmt20": 22.0}, alone={"wmt20": 20.0}, statistics=kept)
+    rows = [row for row in collected([tmp_path / "runs"]) if row.evaluated]
+    known = gather(rows, [])
+    assert [one.bleu_p is not None for one in known if one.model == "student"] == [True]
+    for model in ("baseline", "student"):
+        elsewhere = [
+            dataclasses.replace(one, bleu_p=None, bleu=one.bleu and one.bleu - (one.model == model)) for one in known
+        ]
+        assert [one.bleu_p for one in gather(rows, elsewhere) if one.model == "student"] == [None]
+
+
+@pytest.mark.parametrize("torn", ["<<<<<<< HEAD", "b,t,done", "b,t,dona,{}", "b,t,done,{},"])
+def test_a_torn_results_csv_is_refused(tmp_path, torn):
+    path = tmp_path / "results.csv"
+    results.write(path, [Result(key="a", test="t", bleu=1.0)])
+    path.write_text(path.read_text() + torn.format("," * (len(results.FIELDS) - 4)) + "\n")
+    with pytest.raises(UserError, match="row 2 .* mend it"):
+        results.read(path)
 
 
 def test_results_csv_of_something_else_is_not_overwritten(tmp_path):

@@ -28,7 +28,7 @@ def test_reports_of_judged_experiments_keep_sentences(tmp_path):
     assert not (folder / "sentences.csv").exists()  # nobody judges it
     (folder.parent / "claims.yaml").write_text("claims: []\n")
     add(2)
-    students = [(one.key, "wmt20") for one in results.read(folder / "results.csv") if one.model == "student"]
+    students = [(one.key, "wmt20", 20.0) for one in results.read(folder / "results.csv") if one.model == "student"]
     kept = sentences.read(folder)
     assert len(students) == 2 and set(kept) == set(students)
     assert [sentences.unpack(text) for text in kept.values()] == [counts, counts]
@@ -36,9 +36,9 @@ def test_reports_of_judged_experiments_keep_sentences(tmp_path):
     add(3)
     table = folder / "results.csv"
     table.write_text(table.read_text().replace("20.0,", "20.5,"))  # as another machine trained them
-    (folder / "sentences.csv").unlink()
+    assert len(sentences.read(folder)) == 3
     assert main([str(folder), f"runs={tmp_path / 'runs'}"]) == 0
-    assert sentences.read(folder) == {}
+    assert sentences.read(folder) == {}  # neither kept nor added
     table.write_text(table.read_text().replace("20.5,", "20.0,"))
     assert main([str(folder), f"runs={tmp_path / 'runs'}"]) == 0
     assert len(sentences.read(folder)) == 3
@@ -55,12 +55,12 @@ def test_reports_of_several_folders_keep_the_sentences_of_all(tmp_path):
     one = Result(key="a", test="t", bleu=20.0, seed=1)
     for name, score in (("out", 20.0), ("same", 20.0), ("other", 21.0)):
         results.write(tmp_path / name / "results.csv", [dataclasses.replace(one, bleu=score)])
-    for name in ("same", "other"):
-        (tmp_path / name / "sentences.csv").write_text(f"key,test,bleu\na,t,{sentences.pack(counts)}\n")
+    for name, score in (("same", 20.0), ("other", 21.0)):
+        (tmp_path / name / "sentences.csv").write_text(f"key,test,score,bleu\na,t,{score},{sentences.pack(counts)}\n")
     assert main([str(tmp_path / "out"), str(tmp_path / "other")]) == 0  # another training: these are not its sentences
     assert sentences.read(tmp_path / "out") == {}
     assert main([str(tmp_path / "out"), str(tmp_path / "same")]) == 0
-    assert sentences.read(tmp_path / "out") == {("a", "t"): sentences.pack(counts)}
+    assert sentences.read(tmp_path / "out") == {("a", "t", 20.0): sentences.pack(counts)}
 
 
 @pytest.mark.parametrize(

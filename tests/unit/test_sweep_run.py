@@ -72,6 +72,19 @@ def test_the_rate_is_that_of_finished_points_of_the_grid(tmp_path, monkeypatch, 
     assert after["toy_1x1"][-1] == cost.RATE
 
 
+def test_hours_are_of_the_device_that_auto_finds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    found = row("a", train_device="cuda", cpu_hours=90.0, gpu_hours=0.5)
+    results.write(tmp_path / "experiments" / "earlier" / "results.csv", [found])
+    for device, known_from, unit in (("cuda", cost.ROWS, "GPU-hours"), ("cpu", cost.ASSUMED, "CPU-hours")):
+        find = lambda wanted, device=device: device if wanted == "auto" else wanted  # noqa: E731
+        monkeypatch.setattr("kdlab.runtime.device", find)
+        assert command.main([*GRID, "trainer.device=auto", "dry_run=true"]) == 0
+        shown = capsys.readouterr().out
+        assert table(shown)["toy_1x1"][-1] == known_from
+        assert unit in shown
+
+
 def made(monkeypatch, line):
     """The cells of a command line."""
     found = []
@@ -128,6 +141,20 @@ def test_what_another_process_makes_is_not_waited_for(tmp_path):
     finally:
         lease.release()
     assert starts(tmp_path, [one, other]) == [one, other]
+
+
+def test_a_torn_table_ends_no_other_point(tmp_path, monkeypatch, capsys):
+    one = cell(1, "t", 1)
+    runner = Runner([one], {}, Places(tmp_path, tmp_path, tmp_path, tmp_path / "logs"), 1, 1)
+    path = runner.places.results(one)
+    results.write(path, [row("a")])
+    path.write_text(path.read_text() + "<<<<<<< HEAD\n")
+    monkeypatch.setattr("kdlab.sweep.runner.subprocess.Popen", lambda *_, **__: None)
+    runner._start(one)
+    assert [child.cell for child in runner.children] == [one]
+    (tmp_path / one.point.folder).mkdir(parents=True)
+    monkeypatch.setattr("kdlab.sweep.runner.add_ended", lambda folder, runs: results.read(folder / "results.csv"))
+    assert runner._gather(one) == 1 and "row 2" in capsys.readouterr().err
 
 
 def test_two_writers_of_one_table_lose_no_row(tmp_path, monkeypatch):
