@@ -21,6 +21,7 @@ Check = Callable[[DictConfig, dict[str, str]], Iterator[str]]
 OBJECTIVE_DIALS = ("weight_nll", "weight_pseudo", "weight_kd", "weight_cos", "temperature")
 MIXING_DIALS = ("mix", "mix_by")
 BASELINE_STEPS = ("baseline", "evaluate_baseline")
+WITHOUT_SPACES = ("zh", "ja", "th", "lo", "km", "my")  # languages in which BLEU's tok:13a finds one word a sentence
 
 
 def contradictions(
@@ -220,6 +221,21 @@ def _tests(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
             yield f"evaluate.tests names '{test}', which data.tests does not have{nearest or f'; it has {known}'}"
 
 
+def _chosen_by_bleu(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    if cfg.data.tgt_lang not in WITHOUT_SPACES:
+        return
+    for path, value, instead in (
+        ("trainer.select", cfg.trainer.select, "loss"),
+        ("labels.choose", cfg.labels.choose, "chrf"),
+    ):
+        if value == "bleu":
+            yield (
+                f"{path}=bleu but data.tgt_lang={cfg.data.tgt_lang}: BLEU counts words between spaces (tok:13a), and a "
+                f"sentence without any is one word, right or wrong, so the choice would be arbitrary; write "
+                f"{path}={instead}, and evaluate.metrics=[chrf] for the scores"
+            )
+
+
 def _data(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     option, root = names.get("data", cfg.data.name), cfg.data.root
     raw = json.dumps(OmegaConf.to_container(cfg.data))
@@ -267,6 +283,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("student", "teacher", "data"), _models),
     (("init", "recipe", "student", "teacher"), teacher_checks.init),
     (("data", "evaluate"), _tests),
+    (("data", "trainer", "labels"), _chosen_by_bleu),
     (("data",), _data),
     (("data", "recipe", "teacher"), label_checks.source_only),
     (("data", "recipe", "student", "objective"), label_checks.tag),

@@ -7,9 +7,12 @@ Commands print it without a traceback and leave with exit code 1. Anything else 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
+
+CPU_IS_FULL = "can't allocate memory"  # what torch says then, in a plain RuntimeError
 
 
 class UserError(Exception):
@@ -24,6 +27,25 @@ class ConfigError(UserError):
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         lines = "".join(f"\n  - {problem}" for problem in problems)
         super().__init__(f"{count} in the configuration:{lines}")
+
+
+@contextmanager
+def memory_may_run_out(instead: str) -> Iterator[None]:
+    """Makes running out of memory, of a GPU or the process, a UserError. `instead`: what to write."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        told = str(error)
+        if (
+            not isinstance(error, MemoryError)
+            and type(error).__name__ != "OutOfMemoryError"
+            and CPU_IS_FULL not in told
+        ):
+            raise
+        raise UserError(
+            f"memory ran out ({told.partition(chr(10))[0] or type(error).__name__}), and so it would again; what was "
+            f"finished and the last checkpoint are kept: {instead}, and give the command again"
+        ) from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -29,6 +29,11 @@ def one_term(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
                     f"{path}.term.weight={inner:g} but {path}.weight={term.weight:g}: this term needs to know its own "
                     "weight; set the dial weight_kd, which both refer to"
                 )
+            if term.get("mixed", False) and term.on == "all":
+                yield (
+                    f"{path}.mixed=true with on=all, but the mixture is of gold and pseudo-labels, and a term on all "
+                    f"rows would get the weight of one of them; write {path}.mixed=false, or on=gold or on=pseudo"
+                )
             if term.per == "tgt_token" and term.term.get("stack") == "encoder":
                 yield f"{path}.per=tgt_token but it sums over encoder positions; write {path}.per=src_token"
             weights = term.term.get("weight_at")

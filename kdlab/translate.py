@@ -74,7 +74,7 @@ def run(options: dict[str, Any]) -> None:
     device = runtime.device("auto")
     translator = Translator.open(options["model"], precision=options["precision"], device=device)
     path = options["input"]
-    total = sum(1 for _ in input_lines(path)) if path is not None else None
+    total = sum(1 for _ in input_lines(path)) if path and Path(path).is_file() else None  # a pipe is read once
     lines, number = input_lines(path), 0
     with _output(options["output"]) as file, runtime.bar(what="translating", total=total) as shown:
         while window := list(islice(lines, WINDOW_LINES)):

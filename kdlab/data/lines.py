@@ -51,7 +51,7 @@ def file_problem(path: str | Path) -> str | None:
         )
     if not os.access(path, os.R_OK):
         return f"{path} may not be read by you, so its text is out of reach; change its permissions or choose another"
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:  # a pipe has no size
         return _empty(path)
     return None
 

@@ -24,7 +24,7 @@ class Candidate:
     the greatest length.
     """
 
-    text: str  # on one line
+    text: str  # as the tokenizer gives it, line breaks too
     ids: list[int] | None  # of the engine's tokenizer, without EOS; None where that is no tokenizer of ours
     score: float
     log_prob: float

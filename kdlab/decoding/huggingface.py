@@ -24,7 +24,6 @@ from kdlab.decoding.engine import Candidate, Sources
 from kdlab.decoding.huggingface_folder import forbidden_ids, prompt_ids, read_model, read_tokenizer
 from kdlab.decoding.huggingface_rules import Rules
 from kdlab.decoding.sampling import Sampling, sample_keys
-from kdlab.decoding.text import one_line
 from kdlab.errors import UserError, import_extra
 
 CARD = "huggingface.json"  # beside the model: src_code, tgt_code, prefix
@@ -210,7 +209,7 @@ class HuggingFaceEngine:
         return found
 
     def _candidate(self, ids: list[int], log_prob: float) -> Candidate:
-        text = one_line(self.tokenizer.decode(ids, skip_special_tokens=True))
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
         score = log_prob / len(ids) ** self.config.length_penalty
         return Candidate(text, None, score, log_prob, len(ids), ids[-1] in self.eos_ids)
 

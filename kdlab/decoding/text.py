@@ -57,11 +57,11 @@ class TextEngine:
         return 1 < length <= self.max_positions
 
     def _candidate(self, found: Hypothesis) -> Candidate:
-        text = one_line(self.tokenizer.decode_tgt(found.ids))
+        text = self.tokenizer.decode_tgt(found.ids)
         num_tokens = len(found.ids) + found.finished
         return Candidate(text, found.ids, found.score, found.log_prob, num_tokens, found.finished)
 
 
 def one_line(text: str) -> str:
-    """The text with every line break made a space: a hypothesis is one line of a file."""
+    """The text with every line break made a space, for whoever writes a hypothesis as one line of a file."""
     return " ".join(text.splitlines())

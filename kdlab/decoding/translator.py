@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kdlab.data.lines import read_lines
@@ -12,6 +12,7 @@ from kdlab.data.tokenizer import Tokenizer
 from kdlab.decoding.beam import BeamConfig
 from kdlab.decoding.engine import Candidate, Engine, Sources
 from kdlab.decoding.pytorch import pytorch_engine
+from kdlab.decoding.text import one_line
 from kdlab.decoding.translate import Precision, for_decoding, planned, refuse_nan
 from kdlab.errors import UserError
 from kdlab.models.folder import load_model, read_config
@@ -61,7 +62,7 @@ def translate_lines(
     progress: Callable[[int], object] | None = None,
     first_line: int = 1,
 ) -> list[list[Candidate]]:
-    """Candidates of every line; a line without tokens gets one that is empty, and is not searched.
+    """Candidates of every line, each of one line; a line without tokens gets one that is empty, and is not searched.
 
     Args:
         first_line: number of the first line, for messages.
@@ -83,7 +84,7 @@ def translate_lines(
     lengths = [len(ids) for ids in src_ids]
     found = planned(search, lengths, batch_tokens=batch_tokens, beam_size=beam_size, progress=progress)
     refuse_nan(found)
-    return found
+    return [[replace(candidate, text=one_line(candidate.text)) for candidate in row] for row in found]
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlab import files, runtime
-from kdlab.errors import UserError
+from kdlab.errors import UserError, memory_may_run_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,7 @@ VERSION = 1
 SHARD_ROWS = 2048  # decides the batches and with them the last bits of what is kept: to change it, raise VERSION
 
 
+@memory_may_run_out("write trainer.microbatch_tokens or trainer.chunk_size lower (neither changes a result)")
 def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
     """Runs a teacher over a corpus and keeps what a student's terms need.
 

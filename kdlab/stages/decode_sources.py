@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlab import files, runtime
-from kdlab.errors import UserError
+from kdlab.errors import UserError, memory_may_run_out
 
 if TYPE_CHECKING:
     from kdlab.data.decode_plan import DecodePlan
@@ -43,6 +43,7 @@ SAMPLE_ROWS = 64  # decoded by both engines
 COUNTED = ("rows", "hypotheses", "too_long", "unfinished", "empty", "nan", "line_breaks", "tokens")
 
 
+@memory_may_run_out("write label_decode.batch_tokens lower")
 def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
     """Decodes the training sources of a corpus, alone or with those who call `assist`, and writes the hypotheses.
 
@@ -217,7 +218,8 @@ class _Work:
             [row for batch in engine.decode(batches) for row in batch]
             for engine in (self._open_engine({**own, "precision": "fp32"}), self.engine)
         )
-        pairs = [(mine[0], other[0]) for mine, other in zip(ours, theirs, strict=True) if mine and other]
+        both = [(mine[0], other[0]) for mine, other in zip(ours, theirs, strict=True) if mine and other]
+        pairs = [(mine, other) for mine, other in both if math.isfinite(mine.score) and math.isfinite(other.score)]
         same = sum(mine.text == other.text for mine, other in pairs)
         apart = sum(abs(mine.score - other.score) for mine, other in pairs) / max(1, len(pairs))
         runtime.say(

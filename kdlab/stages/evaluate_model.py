@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from kdlab import files, runtime
+from kdlab.errors import memory_may_run_out
 
 VERSION = 1
 
 
+@memory_may_run_out("write decode.batch_tokens lower")
 def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
     """Translates and scores test sets.
 

@@ -49,7 +49,9 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     scratch = out / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     if not (scratch / "chosen.json").is_file():
-        files.write_json(scratch / "chosen.json", _choose(scratch, inputs["hypotheses"], settings, corpus))
+        chosen = _choose(scratch, inputs["hypotheses"], settings, corpus)
+        files.sync(scratch)  # chosen.json vouches for the labels beside it
+        files.write_json(scratch / "chosen.json", chosen)
     report: dict[str, Any] = {"rows": len(corpus.train), **files.read_json(scratch / "chosen.json")}
     drop, reverse = None, None
     if "reverse" in inputs:
@@ -131,7 +133,7 @@ def _judge(
             if not places[-1].is_file():
                 temporary = scratch / "unfinished.npy"
                 np.save(temporary, model.nll_per_token(labels["text"], corpus.train.src_text(index)))
-                temporary.replace(places[-1])
+                files.put_in_place(temporary, places[-1])
             shown.update(len(index))
     nll = np.concatenate([np.load(place) for place in places]) if places else np.empty(0)
     nll = np.where(np.isnan(nll), np.inf, nll)  # what cannot be judged is the worst

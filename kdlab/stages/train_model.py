@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdlab import files, runtime
-from kdlab.errors import UserError
+from kdlab.errors import UserError, memory_may_run_out
 
 if TYPE_CHECKING:
     from kdlab.data.batching import StepStream
@@ -37,6 +37,10 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
     return train(out, inputs, params, local)
 
 
+@memory_may_run_out(
+    "write trainer.microbatch_tokens or trainer.chunk_size lower, or trainer.recompute_layers=true (no result changes; "
+    "kdlab.budget says what a training needs)"
+)
 def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
     """What one process does, alone or as one of several ranks, of which the first writes.
 
@@ -92,7 +96,8 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
     if objective.needs_teacher and "cache" in inputs:
         teacher = _cached_teacher(inputs, corpus, labels, objective, device, teacher_precision)
     elif objective.needs_teacher:
-        teacher = frozen_teacher(inputs["teacher"], corpus, labels, device, teacher_precision)
+        at_first = device if strategy.teacher == "replicated" else "cpu"  # else it must fit where it will not stay
+        teacher = frozen_teacher(inputs["teacher"], corpus, labels, at_first, teacher_precision)
     module = StudentModule(
         student,
         objective,

@@ -61,7 +61,7 @@ class CachedTeacher:
         try:
             card = files.read_json(folder / CARD)
             made = cls(folder, head, device=device, precision=precision)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             raise _refusal(folder, f"cannot be read ({error})") from error
         for name, now in (("teacher", teacher), ("tokenizer", tokenizer)):
             if card[name] != now:

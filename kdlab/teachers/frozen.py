@@ -31,7 +31,7 @@ class FrozenTeacher:
     """
 
     def __init__(self, model: Transformer, *, device: torch.device | str = "cpu", precision: str = "fp32"):
-        model.eval().requires_grad_(False).to(device)
+        model.eval().requires_grad_(False)
         at_least_fp32 = torch.promote_types(model.head().weight_VD.dtype, torch.float32)
         self.dtype = at_least_fp32 if precision == "fp32" else torch.bfloat16
         if precision == "int8":
@@ -46,6 +46,7 @@ class FrozenTeacher:
             for module in model.modules():
                 if isinstance(module, nn.Linear):
                     module.to(torch.bfloat16)
+        model.to(device)  # the smaller one
         self.config = model.config
         self._model = model
         self._place: Placement = "replicated"
@@ -68,6 +69,7 @@ class FrozenTeacher:
         sharded:   every rank keeps a part of each layer, gathered for the layer's forward and given back behind it. All
                    ranks must then call the teacher equally often.
         offloaded: the weights stay in the CPU's memory; a layer's are on the device while it computes.
+        For both a teacher may be made on the CPU, so that the device never holds it whole.
         """
         if place == self._place:
             return
@@ -88,6 +90,7 @@ class FrozenTeacher:
             self._rest = Offloaded([p for p in self._model.parameters() if p not in of_layers], device)
             for layer in layers:
                 Offloaded(layer.parameters(), device).around(layer)
+            self._model.positions = self._model.positions.to(device)
 
     def _made(self) -> Head:
         """The head in the type of its products."""

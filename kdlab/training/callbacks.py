@@ -20,6 +20,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import load_file, save_file
 
 from kdlab import runtime
@@ -178,7 +179,13 @@ class Resume(Callback):
         self._every = every
         self._position = steps.stream.start
         self._rng: list[dict[str, torch.Tensor]] = []  # of each rank
+        self._on_gpu = False
         self._told_to_stop = False
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Has checkpoints written where they belong; asks nothing of a GPU that does not train."""
+        trainer.strategy.checkpoint_io = _Directly()
+        self._on_gpu = trainer.strategy.root_device.type == "cuda"
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Puts the random state back after everything else has been built; ranks differ in it."""
@@ -187,7 +194,7 @@ class Resume(Callback):
             torch.set_rng_state(mine["cpu"])
         elif ranks.rank():
             torch.manual_seed(hash((torch.initial_seed(), ranks.rank(), trainer.global_step)) % 2**63)
-        if "cuda" in mine and torch.cuda.is_available():
+        if "cuda" in mine and self._on_gpu:
             torch.cuda.set_rng_state(mine["cuda"])
         if not ranks.rank():
             self._metrics.forget_after(trainer.global_step)
@@ -218,7 +225,7 @@ class Resume(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Random state and position."""
         rng = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
+        if self._on_gpu:
             rng["cuda"] = torch.cuda.get_rng_state()
         return {"rng": ranks.of_all(rng), "position": [self._position.epoch, self._position.step]}
 
@@ -227,6 +234,13 @@ class Resume(Callback):
         self._rng = state_dict["rng"]
         self._position = StreamPosition(*state_dict["position"])
         self._steps.stream = replace(self._steps.stream, start=self._position)
+
+
+class _Directly(TorchCheckpointIO):
+    """Lightning's own way leads through two more copies in memory and a file below $TMPDIR, which may be too small."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        torch.save(checkpoint, path)  # Resume puts it in its place once it is whole
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -264,7 +278,6 @@ class Progress(Callback):
         tokens = ranks.summed({"tokens": self._tokens})["tokens"]
         seconds = self._trained_s() - self._since
         values = {f"train/{name}": float(value) for name, value in outputs.items()}
-        values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         values["train/tokens_per_s"] = tokens / max(seconds, 1e-9)
         values["train/peak_memory_mib"] = runtime.peak_memory_mib()
         shown = f"loss {values['train/loss']:.3f}, {values['train/tokens_per_s']:,.0f} tokens/s"

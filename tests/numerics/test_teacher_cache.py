@@ -1,6 +1,7 @@
 """A teacher that was asked once: what the student learns from the cache is what the teacher itself would say."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -304,10 +305,10 @@ def test_other_pseudo_labels_and_damaged_files_are_refused(made, tmp_path):
     with pytest.raises(UserError, match="has nothing on the pseudo targets"):
         opened(made, tmp_path / "gold")
     opened(made, tmp_path / "gold", rows=identities(made.corpus, None))
-    with open(tmp_path / "gold" / "gold.hidden", "ab") as file:
-        file.truncate(1000)
-    with pytest.raises(UserError, match="cannot be read .* has 1000 bytes"):
-        opened(made, tmp_path / "gold", rows=identities(made.corpus, None))
+    for name, size, said in (("gold.hidden", 1000, "has 1000 bytes"), ("gold.rows.npy", 0, "No data left in file")):
+        os.truncate(tmp_path / "gold" / name, size)
+        with pytest.raises(UserError, match=f"cannot be read .*{said}"):
+            opened(made, tmp_path / "gold", rows=identities(made.corpus, None))
 
 
 def test_a_cache_reads_its_batch_alone(made):

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+import tempfile
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from kdlab.data.batching import StepStream, collate, evaluation_batches
-from kdlab.errors import UserError
+from kdlab.errors import UserError, memory_may_run_out
 from kdlab.models.init import random_init
 from kdlab.models.transformer import Transformer, TransformerConfig
 from kdlab.objectives.ancestor import Ancestor
@@ -179,6 +180,36 @@ def test_bf16_training_stays_close_to_fp32(tmp_path):
     assert one == pytest.approx(other, abs=0.02) and one != other
 
 
+def test_a_checkpoint_goes_where_it_belongs_and_asks_nothing_of_an_idle_gpu(tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no space below $TMPDIR, and a GPU that others use")
+
+    for place, name in ((tempfile, "mkstemp"), (torch.cuda, "get_rng_state")):
+        monkeypatch.setattr(place, name, refuse)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    train(tmp_path, max_steps=2)
+    monkeypatch.undo()
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    (resumed,) = (state for name, state in saved["callbacks"].items() if name.startswith("Resume"))
+    assert [list(rng) for rng in resumed["rng"]] == [["cpu"]] and saved["global_step"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "metrics.csv", "snapshots"]
+
+
+def test_the_rate_of_a_row_is_that_of_its_step(tmp_path):
+    train(tmp_path, max_steps=6, optim=dataclasses.replace(ADAM, warmup_steps=4))
+    rows = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()]
+    rates = [float(value) for _, name, value in rows if name == "train/lr"]
+    assert rates == pytest.approx([ADAM.lr * share for share in (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)], rel=1e-6)
+
+
+def test_running_out_of_memory_says_what_to_write():
+    told = r"memory ran out .*1152921504606846976.*: write less, and give"
+    with pytest.raises(UserError, match=told), memory_may_run_out("write less"):
+        torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), memory_may_run_out("write less"):
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+
 def test_metrics_rows_behind_a_checkpoint_are_forgotten(tmp_path):
     path = tmp_path / "metrics.csv"
     log = MetricsCsv(path)
@@ -317,6 +348,10 @@ def test_offloaded_weights_are_on_the_device_only_while_their_layer_computes():
     (batch,) = evaluation_batches(rows(20), microbatch_tokens=10**6, **PADS)
     with teacher.guide(batch) as (one, _), offloaded.guide(batch) as (other, _):
         assert torch.equal(one.hidden_ND, other.hidden_ND) and torch.equal(one.head.weight_VD, other.head.weight_VD)
+
+    made = model(3)
+    FrozenTeacher(made).place("offloaded", torch.device("meta"))  # made at home: of the device it wants the positions
+    assert made.positions.device.type == "meta" and {p.device.type for p in made.parameters()} == {"cpu"}
 
 
 def test_an_int8_teacher_stays_where_it_is():

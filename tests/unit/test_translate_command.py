@@ -1,8 +1,10 @@
 """`python -m kdlab.translate`: lines in, lines out, in order; mistakes give one clear message and exit code 1."""
 
 import io
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -43,6 +45,17 @@ def test_a_file_is_translated_line_by_line_in_any_batching(folder, tmp_path, mon
     assert translate.main([*arguments, "batch_tokens=1"]) == 0
     assert (tmp_path / "out.en").read_text().split("\n") == lines
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.de", "out.en"]
+
+
+def test_a_pipe_is_read_once_and_a_line_break_in_a_translation_is_a_space(folder, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    text = "".join(f"{line}\n" for line in LINES)
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(text,))
+    writer.start()
+    monkeypatch.setattr(Tokenizer, "decode_tgt", lambda self, ids: "a\u2028b")
+    assert translate.main([f"model={folder}", f"input={tmp_path / 'pipe'}", f"output={tmp_path / 'out.en'}"]) == 0
+    writer.join()
+    assert (tmp_path / "out.en").read_text() == "a b\n" * 4
 
 
 def test_standard_input_gives_n_best_with_scores(folder, monkeypatch, capsys):
