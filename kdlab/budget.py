@@ -183,9 +183,9 @@ def _duration(planned: Planned, corpus: dict[str, Any] | None, tokens_per_s: flo
     tokens = training.tokens_per_step * planned.max_steps
     epoch = corpus["tgt_tokens"] * training.targets_per_source if corpus else None
     told = f"{epoch:,} target tokens" if epoch else "not known before the corpus is prepared (until=corpus)"
-    yield f"  {planned.max_steps:,} steps: {tokens:,} target tokens; an epoch: {told}"
+    yield f"  {planned.max_steps:,} steps: {tokens:,} target tokens; an epoch of all rows: {told}"
     if tokens_per_s:
-        took = f"; an epoch: {_time(epoch / tokens_per_s)}" if epoch else ""
+        took = f"; that epoch: {_time(epoch / tokens_per_s)}" if epoch else ""
         yield f"  at {tokens_per_s:,.0f} target tokens a second all steps take {_time(tokens / tokens_per_s)}{took}"
 
 

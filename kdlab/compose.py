@@ -40,7 +40,8 @@ NEEDS_PLUS = ("experiment", "debug")  # groups outside the primary defaults list
 class Composed:
     """A valid configuration: typed, resolved, read-only; with what made it and the name of its point.
 
-    `unresolved` still has its references; `values` are the keys that the user set, without the choices of groups.
+    `unresolved` still has its references; `values` are the keys that the user set, without the choices of groups;
+    `unused` says of a point of a sweep which dials have no effect in it.
     """
 
     cfg: DictConfig
@@ -49,6 +50,7 @@ class Composed:
     overrides: list[str]
     choices: dict[str, str]
     point: str
+    unused: tuple[str, ...] = ()
 
 
 def compose(
@@ -147,7 +149,8 @@ class _Composition:
             self._apply(cfg, override, before)
         self.problems += validation.shape_problems(cfg)
         self.problems += targets.problems(cfg)
-        self.problems += self._contradictions(cfg, choices, in_sweep)
+        contradicting, unused = self._contradictions(cfg, choices)
+        self.problems += contradicting if in_sweep else contradicting + unused
         if self.problems:
             raise ConfigError(list(dict.fromkeys(self.problems)))
         try:
@@ -162,7 +165,7 @@ class _Composition:
         chosen = {group: choice for group, choice in choices.items() if group in mine}
         keys = [o.key_or_group for o in self.values]
         point = points.name(typed, before, keys, chosen, usual, self._experiment(typed))
-        return Composed(typed, cfg, keys, self.overrides, choices, point)
+        return Composed(typed, cfg, keys, self.overrides, choices, point, tuple(unused))
 
     def _sort(self, text: str) -> None:
         """Puts one override where it belongs, or reports it."""
@@ -275,17 +278,18 @@ class _Composition:
         found = validation.shape_problems(cfg) + targets.problems(cfg)
         return not any(f"'{key}'" in problem or f"'{key}." in problem for problem in found)
 
-    def _contradictions(self, cfg: DictConfig, choices: dict[str, str], in_sweep: bool) -> list[str]:
+    def _contradictions(self, cfg: DictConfig, choices: dict[str, str]) -> tuple[list[str], list[str]]:
+        """The contradictions, and dials without an effect where there are none."""
         chosen = {o.get_key_element().lstrip("+") for o in self.groups} - self.failed
         doubtful = set(self.failed)
         if self.failed & set(NEEDS_PLUS):  # an experiment chooses everything that the command line does not
             doubtful |= set(choices) - chosen
         found = contradictions.contradictions(cfg, choices=choices, doubtful=doubtful, tolerant=bool(self.problems))
-        if not in_sweep and not self.failed and not self.problems and not found:
-            turned = [o.key_or_group for o in self.values]
-            turned = [dial for dial in turned if "." not in dial and cfg[dial] != _defaults().get(dial)]
-            found += contradictions.without_effect(cfg, turned, choices)
-        return found
+        if self.failed or self.problems or found:
+            return found, []
+        turned = [o.key_or_group for o in self.values]
+        turned = [dial for dial in turned if "." not in dial and cfg[dial] != _defaults().get(dial)]
+        return [], contradictions.without_effect(cfg, turned, choices)
 
     def _experiment(self, cfg: DictConfig) -> str | None:
         """The experiment, where its own `name` does not say it already."""

@@ -157,7 +157,7 @@ def _devices(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 def _strategy(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     strategy = cfg.strategy
     devices, replicas, place = strategy.get("devices"), strategy.get("replicas", 1), strategy.get("teacher")
-    if devices is not None and devices % replicas:
+    if devices is not None and replicas > 0 and devices % replicas:  # 0 is out of its range, and told as such
         yield (
             f"strategy.replicas={replicas} but strategy.devices={devices}: each group of devices must hold all parts, "
             f"so groups are of one size; choose a divisor of {devices}"
@@ -262,6 +262,16 @@ def _has_baseline(cfg: DictConfig) -> bool:
     return bool(cfg.baseline) and "teacher" in cfg.recipe.steps  # without a teacher the student is its own baseline
 
 
+def _time(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
+    limit_s = 60 * cfg.cluster.time_min
+    if cfg.cluster.signal_s > limit_s / 2:
+        yield (
+            f"cluster.signal_s={cfg.cluster.signal_s} but cluster.time_min={cfg.cluster.time_min} is {limit_s} s: a "
+            "task is told to save so long before its end, and would hardly have begun; write at most "
+            f"cluster.signal_s={limit_s // 2}, or a longer time"
+        )
+
+
 CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("recipe", "objective", "teacher"), _teacher),
     (("teacher", "objective"), teacher_checks.folder),
@@ -289,6 +299,7 @@ CHECKS: tuple[tuple[tuple[str, ...], Check], ...] = (
     (("data", "recipe", "student", "objective"), label_checks.tag),
     (("source_noise", "objective"), label_checks.noise),
     (("recipe", "objective", "init"), label_checks.rounds),
+    (("cluster",), _time),
     (("logger",), logger_checks.packages),
     (("logger",), logger_checks.tags),
     ((), logger_checks.secrets),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from kdlab import compose, effects
 from kdlab.errors import ConfigError
 
 Plan = Callable[[DictConfig], Sequence[Any]]
-NO_TERM = " has no effect: no term"  # in a problem of a dial that another point may use
+NOTHING = " has no effect"  # behind the name and value of a dial that another point may use
 
 
 def points(
@@ -28,26 +28,50 @@ def points(
     """
     found: list[compose.Composed] = []
     problems: dict[str, None] = {}
-    works: set[str] = set()  # dials with an effect in some point: not looked at again
-    idle: set[str] = set()
+    idle: dict[str, str] = {}  # what some point says is without effect there, e.g. mix=0.5, and its name
+    works: set[str] = set()  # values with an effect in some point, by name (not looked at again), and groups by choice
     for overrides in lines:
-        unused: list[str] = []
         try:
-            composed = compose.compose(overrides, config_dir=config_dir, config_name=config_name)
-        except ConfigError as error:
-            unused = [problem for problem in error.problems if NO_TERM in problem]
-            problems |= dict.fromkeys(problem for problem in error.problems if problem not in unused)
-            if len(unused) < len(error.problems):
-                continue
             composed = compose.compose(overrides, config_dir=config_dir, config_name=config_name, in_sweep=True)
+        except ConfigError as error:
+            problems |= dict.fromkeys(error.problems)
+            continue
         asked = [key for key in composed.values if key not in works]
-        unused += effects.idle(composed.unresolved, asked, plan)
-        names = {problem.partition("=")[0] for problem in unused}
-        works |= set(asked) - names
-        idle |= names
+        told = [*composed.unused, *effects.idle(composed.unresolved, asked, plan)]
+        here = {one.partition(NOTHING)[0]: one.partition("=")[0] for one in told}
+        works |= {*asked} - {*here.values()} | {f"{group}={choice}" for group, choice in composed.choices.items()} - {
+            *here
+        }
+        idle |= here
         found.append(composed)
-    nowhere = "has no effect in any point of the sweep; leave it out"
-    problems |= dict.fromkeys(f"{dial} {nowhere}" for dial in sorted(idle - works))
+    nowhere = dict.fromkeys(name for told, name in idle.items() if not {told, name} & works)
+    problems |= dict.fromkeys(f"{name}{NOTHING} in any point of the sweep; leave it out" for name in sorted(nowhere))
+    problems |= dict.fromkeys(_same_name(found, plan))
     if problems:
         raise ConfigError(list(problems))
     return found
+
+
+def _same_name(found: Sequence[compose.Composed], plan: Plan) -> Iterator[str]:
+    """Points that are other runs under one name: one would stand in the place of the other."""
+    named: dict[tuple[str, str], list[compose.Composed]] = {}
+    for composed in found:
+        named.setdefault((composed.cfg.name, composed.point), []).append(composed)
+    for (name, point), some in named.items():
+        runs = [(one.cfg.until, _asks(plan(one.cfg))) for one in some] if len(some) > 1 else []
+        other = next((one for one, run in zip(some, runs, strict=False) if run != runs[0]), None)
+        if other is not None:
+            mine, its = (
+                " ".join(o for o in a.overrides if o not in b.overrides)
+                for a, b in ((some[0], other), (other, some[0]))
+            )
+            yield (
+                f"two points are other runs ({mine or 'without it'}; {its or 'without it'}) but both have the name "
+                f"{name}/{point}, so one would overwrite the other; run them one after the other, each with a name=... "
+                "of its own"
+            )
+
+
+def _asks(steps: Sequence[Any]) -> list[Any]:
+    """What the keys of a plan's steps are made of."""
+    return [(step.name, step.stage, step.params, step.inputs, step.code) for step in steps]

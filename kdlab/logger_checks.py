@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from kdlab import targets
 
@@ -32,7 +32,11 @@ def packages(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
 def tags(cfg: DictConfig, names: dict[str, str]) -> Iterator[str]:
     """W&B refuses them when the run starts, which is late."""
     for path, node in targets.nodes(cfg.logger):
-        for tag in node.get("tags") or ():
+        tags = node.get("tags") or ()
+        if not isinstance(tags, ListConfig | tuple):
+            yield f"logger.{path}.tags must be a list of words, got {tags!r}; write e.g. logger.{path}.tags=[{tags}]"
+            continue
+        for tag in tags:
             if not 1 <= len(str(tag)) <= 64:
                 yield f"logger.{path}.tags has a tag of {len(str(tag))} characters, and W&B takes 1 to 64; shorten it"
 

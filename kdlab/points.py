@@ -15,6 +15,7 @@ SILENT = (
     "trainer.device", "trainer.threads", "trainer.microbatch_tokens", "trainer.chunk_size",
     "trainer.checkpoint_every", "trainer.log_every",
 )  # fmt: skip
+GATHER = "strategy.gather"  # of a strategy the one thing that changes a result: the type in which layers compute
 LONGEST = 120
 
 
@@ -52,7 +53,7 @@ def _select(cfg: DictConfig, key: str) -> Any:
 
 def is_silent(key: str) -> bool:
     """Whether a value changes no result."""
-    return any(key == silent or key.startswith(f"{silent}.") for silent in SILENT)
+    return key != GATHER and any(key == silent or key.startswith(f"{silent}.") for silent in SILENT)
 
 
 def _text(value: Any) -> str:

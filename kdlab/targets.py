@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,7 +68,7 @@ class Signature:
     def misfit(self, name: str, value: Any) -> str | None:
         """What a value would have to be, when its simple annotation excludes it; None when it fits or is unknown."""
         annotation = next((p.annotation for p in self.parameters if p.name == name), None)
-        if annotation is None or value is None:
+        if annotation is None:
             return None
         if isinstance(annotation, ast.Name) and annotation.id in self.aliases:
             annotation = self.aliases[annotation.id]
@@ -145,6 +146,18 @@ def signature(target: str) -> Signature:
         raise UserError(f"{module} has no '{names[0]}'{did_you_mean(names[0], known)}")
     read = _read(tree, definition, names)
     return read if read is not None else _imported(module, names)
+
+
+@lru_cache(maxsize=256)
+def own_source(target: str) -> Path | None:
+    """The file of a target that is neither kdlab's nor an installed package's; None for all others."""
+    parts = target.split(".")
+    spec, _ = _locate(parts) if parts[0] != "kdlab" else (None, 0)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    path = Path(spec.origin).resolve()
+    installed = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib", "platlib")}
+    return None if any(path.is_relative_to(place) for place in installed) else path
 
 
 def node_problems(path: str, node: DictConfig) -> Iterator[str]:

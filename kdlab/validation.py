@@ -20,7 +20,7 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 def shape_problems(cfg: DictConfig) -> list[str]:
     """Keys, types and ranges held against the schema, in its order; the configuration may be unresolved."""
-    return list(_section(cfg, Config, "", leaf_paths(cfg)))
+    return [*_section(cfg, Config, "", leaf_paths(cfg)), *_sources(cfg)]
 
 
 def leaf_paths(cfg: Any, path: str = "") -> list[str]:
@@ -62,6 +62,26 @@ def _section(node: DictConfig, kind: type, path: str, leaves: list[str]) -> Iter
             yield from _value(node, name, hints[name], f"{prefix}{name}", leaves, field)
         elif field.default == "???" and field.default_factory is NO_DEFAULT:
             yield f"{prefix}{name} is missing, and nothing stands in for it; write {prefix}{name}=..."
+
+
+def _sources(cfg: DictConfig) -> Iterator[str]:
+    """Sets of text that nothing can be built of; null does not take one away."""
+    for part in ("train", "valid", "tests"):
+        node = OmegaConf.select(cfg, f"data.{part}", throw_on_missing=False, throw_on_resolution_failure=False)
+        if part == "valid":
+            entries = {"valid": node}
+        else:
+            keys: Any = (
+                node if isinstance(node, DictConfig) else range(len(node)) if isinstance(node, ListConfig) else ()
+            )
+            entries = {f"{part}.{key}": OmegaConf.select(node, str(key), throw_on_missing=False) for key in keys}
+        for path, entry in entries.items():
+            if not (isinstance(entry, DictConfig) and "_target_" in entry):
+                plain = OmegaConf.to_container(entry) if OmegaConf.is_config(entry) else entry
+                yield (
+                    f"data.{path} must be a source of text with a _target_, as in conf/data, got {plain!r}; to leave a "
+                    "test set out write evaluate.tests=[<the others>]"
+                )
 
 
 def _value(

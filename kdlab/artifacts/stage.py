@@ -18,10 +18,11 @@ Assist = Callable[[Path, dict[str, Path], dict[str, Any], dict[str, Any]], None]
 class Step:
     """One named step of a plan.
 
-    `params` and the keys of `inputs` are all that its result depends on: they are its key. `local` (device, threads,
-    paths, ...) is recorded but not hashed. `inputs` maps the name under which the stage knows an artefact to the step
-    that makes it. `assist` makes a step one that many processes share: it is called, with the `scratch` folder of the
-    `run` under way in another process, in every process that wants the same step, and returns when nothing is left.
+    `params`, the keys of `inputs` and the user's own `code` (hashes of its source) are all that its result depends on:
+    they are its key. `local` (device, threads, paths, ...) is recorded but not hashed. `inputs` maps the name under
+    which the stage knows an artefact to the step that makes it. `assist` makes a step one that many processes share: it
+    is called, with the `scratch` folder of the `run` under way in another process, in every process that wants the same
+    step, and returns when nothing is left.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Step:
     run: Run = field(compare=False)
     local: dict[str, Any] = field(default_factory=dict, compare=False)
     assist: Assist | None = field(default=None, compare=False)
+    code: dict[str, str] = field(default_factory=dict)
 
 
 def round_of(evaluation: str) -> int | None:
@@ -49,8 +51,10 @@ def canonical_json(value: Any) -> str:
 
 
 def key(step: Step, upstream_keys: Mapping[str, str]) -> str:
-    """The key of a step: 12 hex of SHA-256 over its stage, version, params and the keys of its inputs by input name."""
+    """The key of a step: 12 hex of SHA-256 over its stage, version, params, the keys of its inputs by input name, and
+    the user's own code where there is any."""
     described = {"stage": step.stage, "version": step.version, "params": step.params, "inputs": dict(upstream_keys)}
+    described |= {"code": step.code} if step.code else {}
     return hashlib.sha256(canonical_json(described).encode("utf-8")).hexdigest()[:12]
 
 

@@ -233,6 +233,7 @@ def _manifest(
         "version": step.version,
         "key": key,
         "params": step.params,
+        **({"code": step.code} if step.code else {}),
         "inputs": upstream,
         "local": step.local,
         "device": runtime.device(step.local["device"]) if "device" in step.local else None,

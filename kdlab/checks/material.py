@@ -120,7 +120,9 @@ def gather(plan: Sequence[Step], store: Store, work: Path) -> Material:
     if teacher_step is not None and "teacher" not in folders and teacher_step.stage != "train_model":
         folders["teacher"] = _bring(teacher_step, work)
 
-    donor = folders.get("teacher", folders.get("student"))
+    donor, adopted = folders.get("teacher", folders.get("student")), steps[inputs["corpus"]].inputs.get("teacher")
+    if donor is None and adopted is not None:  # the corpus takes the vocabulary of a teacher that no term asks
+        donor = finished.get(adopted) or _bring(steps[adopted], work)
     corpus_folder = folders.get("corpus") or _small_corpus(steps[inputs["corpus"]], donor, work)
     corpus, made_here = PreparedCorpus.open(corpus_folder), "corpus" not in folders
     origins["corpus"] = (

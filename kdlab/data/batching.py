@@ -4,8 +4,8 @@
 
 Which rows make a step is a function of (lengths, seed, epoch, tokens_per_step) alone. How a step is split, over
 microbatches and over ranks, is a matter of memory and speed: the gradient is a sum over the step, so neither
-`microbatch_tokens` nor the number of ranks changes a result. Every rank has equally many microbatches, for each of them
-is a round of communication; one without rows keeps the graph.
+`microbatch_tokens` nor the number of ranks changes a result but for dropout's draws. Every rank has equally many
+microbatches, for each of them is a round of communication; one without rows keeps the graph.
 """
 
 from __future__ import annotations

@@ -174,7 +174,11 @@ class Hub:
             ) from error
 
     def identity(self) -> dict[str, Any]:
-        where = {"path": self.path, "name": self.name, "split": self.split, "revision": self.revision}
+        place = Path(self.path)
+        found = sorted(path for path in place.rglob("*") if path.is_file())  # none of a name on the hub
+        content = {path.relative_to(place).as_posix(): sha256_file(path) for path in found}
+        where: dict[str, Any] = {"files": content} if place.is_dir() else {"path": self.path}
+        where |= {"name": self.name, "split": self.split, "revision": self.revision}
         return {"kind": "hub", **where, "src_key": self.src_key, "tgt_key": self.tgt_key}
 
     def check(self) -> list[str]:

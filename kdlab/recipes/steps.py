@@ -136,7 +136,7 @@ def student(settings: Settings, *, name: str = "student", objective: str = "obje
         },
         inputs=inputs,
         run=train_model.run,
-        local=training_local(settings, name),
+        local={**training_local(settings, name), **({"min_labelled": settings["min_labelled"]} if labels else {})},
     )
 
 

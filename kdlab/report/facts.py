@@ -24,6 +24,7 @@ NOT_OF_BASELINE = {
 OF_LABELS = {"label_decode", "labels", "label_tag", "pseudo_share", "mix_by"}  # where there are pseudo-labels
 # What makes no other arm: what else is trained, measured or kept, and where.
 SILENT = {"baseline", "evaluate", "min_labelled", "experiment", "cluster", "logger", "paths", "strategy"}
+GATHER = "strategy.gather"  # but this: the type in which layers compute
 DATA = "KDLAB_DATA"
 
 
@@ -64,7 +65,8 @@ def settings(who: str, record: dict[str, Any], named: Iterable[str] = ()) -> dic
     found: dict[str, str] = {}
     named, choices = set(named), record.get("choices", {})
     written = {override.partition("=")[0].lstrip("+") for override in record.get("overrides", ())}
-    chosen = {name for name in {*record.get("values", ()), *(written & set(choices))} if _first(name) not in SILENT}
+    chosen = {*record.get("values", ()), *(written & set(choices))}
+    chosen = {name for name in chosen if _first(name) not in SILENT or name == GATHER}
     for name in sorted((chosen | named) - {*DIALS, "seed", "model", "test"}):
         first = _first(name)
         unlabelled = first in OF_LABELS and "pseudo_label" not in record["steps"]

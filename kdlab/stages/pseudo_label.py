@@ -63,8 +63,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
         rules["reverse"] = {"hypotheses": reverse["dropped"], "rows": report["rows"] - without - labelled}
     for counts in rules.values():
         counts["share_of_rows"] = round(counts["rows"] / max(1, report["rows"]), 6)
-    _refuse_few(report["rows"], labelled, rules, local["min_labelled"])
     report |= {**figures, "reverse": reverse}
+    refuse_few(report, local["min_labelled"])
     whole = {**report, "decoding": _decoding(inputs["hypotheses"]), "examples": examples}
     files.write_json(out / "report.json", whole)
     files.write_text(out / "report.md", markdown(whole))
@@ -181,11 +181,13 @@ def _write(
     return found.figures(), found.examples()
 
 
-def _refuse_few(rows: int, labelled: int, rules: dict[str, Any], min_labelled: float) -> None:
+def refuse_few(report: dict[str, Any], min_labelled: float) -> None:
+    """Raises: UserError where too few rows have a label, by the labels' report."""
+    rows, labelled = report["rows"], report["labelled_rows"]
     if labelled < min_labelled * rows:
         raise UserError(
-            f"only {labelled:,} of {rows:,} rows got a pseudo-label (without one: {_counted(rules)}), so a student "
-            "would mostly learn from gold under another name; train the teacher longer, raise "
+            f"only {labelled:,} of {rows:,} rows got a pseudo-label (without one: {_counted(report['rules'])}), so a "
+            "student would mostly learn from gold under another name; train the teacher longer, raise "
             "label_decode.max_length_ratio where sentences are cut off, loosen the filters of labels, or lower "
             "min_labelled"
         )

@@ -38,8 +38,8 @@ def run(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[
 
 
 @memory_may_run_out(
-    "write trainer.microbatch_tokens or trainer.chunk_size lower, or trainer.recompute_layers=true (no result changes; "
-    "kdlab.budget says what a training needs)"
+    "write trainer.microbatch_tokens (dropout will draw other units) or trainer.chunk_size lower, or "
+    "trainer.recompute_layers=true; kdlab.budget says what a training needs"
 )
 def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dict[str, Any]) -> dict[str, Any]:
     """What one process does, alone or as one of several ranks, of which the first writes.
@@ -69,6 +69,7 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
     from kdlab.models.transformer import Transformer, num_parameters
     from kdlab.objectives.card import card
     from kdlab.stages import train_loggers
+    from kdlab.stages.pseudo_label import refuse_few
     from kdlab.strategies import ranks
     from kdlab.training.callbacks import Progress, Resume, Steps, Validation
     from kdlab.training.fit import fit
@@ -90,6 +91,8 @@ def train(out: Path, inputs: dict[str, Path], params: dict[str, Any], local: dic
         files.write_json(out / "init.json", report)
     objective = instantiate(params["objective"], _convert_="all")  # plain dicts of dataclasses
     labels = PseudoLabels.open(inputs["labels"], corpus.train) if "labels" in inputs else None
+    if labels is not None and "min_labelled" in local:  # they may have been made when fewer were enough
+        refuse_few(files.read_json(inputs["labels"] / "report.json"), local["min_labelled"])
     _fits_positions(student, corpus, labels, "the student", tag=int("label_tag" in params))
     teacher_precision = params.get("teacher_precision", trainer["precision"])
     teacher: FrozenTeacher | CachedTeacher | None = None

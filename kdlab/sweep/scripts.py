@@ -23,9 +23,9 @@ tasks=(
 {tasks}
 )
 cd {here} || exit 1
-eval "set -- ${{tasks[SLURM_ARRAY_TASK_ID]}}"
 export WANDB_RUN_GROUP={name_of_sweep}
 {setup}
+eval "set -- ${{tasks[SLURM_ARRAY_TASK_ID]}}"
 {python} -m kdlab.run --point "$@" &
 run=$!
 # Before the time limit: leave, and go on at the same place when the task runs again.

@@ -120,6 +120,15 @@ def test_a_recipe_runs_to_its_table(home, capsys, overrides, steps, terms):
     assert ("student alone" in table) == ("baseline" in steps or "recipe=train_only" in overrides)
 
 
+def test_labels_that_were_enough_before_may_be_too_few_for_another_student(home, capsys):
+    places = [f"paths.store={home}/store", f"paths.runs={home}/runs"]
+    first, _ = make(home, "baseline=false", "seed=7")
+    labels = files.read_json(folder(home, first, "pseudo_label") / "report.json")
+    assert labels["labelled_rows"] < 0.5 * labels["rows"]  # of a teacher that has hardly learnt anything
+    assert run.main([*dials("min_labelled"), "baseline=false", "seed=8", *places]) == 1
+    assert f"only {labels['labelled_rows']} of {labels['rows']} rows got a pseudo-label" in capsys.readouterr().err
+
+
 def test_a_model_folder_as_teacher_and_its_foreign_vocabulary(home, capfd):
     record, _ = make(home, "recipe=train_only", "objective=nll", "seed=2")
     teacher = folder(home, record, "student")

@@ -57,14 +57,14 @@ def test_what_fits_depends_on_the_memory_and_the_devices(capsys):
 
 def test_an_epoch_is_known_when_the_corpus_is_prepared(capsys, tmp_path):
     arguments = [f"paths.store={tmp_path}", "recipe=train_only", "teacher=none", "objective=nll", "tokens_per_s=100"]
-    assert "an epoch: not known before the corpus is prepared" in ask(capsys, *arguments)[1]
+    assert "an epoch of all rows: not known before the corpus is prepared" in ask(capsys, *arguments)[1]
     key = plan_keys(make_plan(compose.compose(arguments[:-1]).cfg))["corpus"]
     counted = {"tgt_tokens": 30_000, "longest_src_len": 20, "longest_tgt_len": 31}
     manifest = {"stage": "prepare_corpus", "key": key, "summary": {"train": counted}}
     files.write_json(tmp_path / "prepare_corpus" / key / "manifest.json", manifest)
     out = ask(capsys, *arguments)[1]
-    assert "an epoch: 30,000 target tokens" in out
-    assert "an epoch: 5.0 min" in out
+    assert "an epoch of all rows: 30,000 target tokens" in out
+    assert "that epoch: 5.0 min" in out
     assert "sentences of 31" in out
 
 

@@ -19,6 +19,7 @@ ALONE = ["recipe=train_only", "objective=nll"]
 SMALL = ["data.root={corpus}", "teacher.path={model}"]
 STUDY = ("small", *(f"{claim}_small" for claim in ("hinton_1x1", "hinton_3x3", "distilbert_ablation")))
 STUDY += tuple(f"{claim}_small" for claim in ("seq_interpolation", "hybrid", "low_data", "kd_weight", "vocabulary"))
+STUDY += ("greedy_labels_small",)
 COMPANIONS = {
     "recipe=train_only": ["objective=nll"],
     "recipe=word_kd": ["objective=word_kd"],

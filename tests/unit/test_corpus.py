@@ -54,7 +54,12 @@ def test_hub_streams_a_local_folder_without_a_network(tmp_path, monkeypatch):
     written(tmp_path / "train.jsonl", rows.encode())
     source = Hub(str(tmp_path), "train", "translation.de", "translation.en")
     assert list(source.lines()) == PAIRS
-    assert source.identity()["revision"] is None
+    before = source.identity()
+    assert before["revision"] is None and "path" not in before
+    written(tmp_path / "train.jsonl", rows.encode() * 2)
+    assert source.identity() != before  # another text under the same name
+    assert Hub("wmt/wmt19", "train", "de", "en").identity()["path"] == "wmt/wmt19"
+    written(tmp_path / "train.jsonl", rows.encode())
     with pytest.raises(UserError, match="no key 'translation.fr'.*there is: de, en"):
         list(Hub(str(tmp_path), "train", "translation.fr", "translation.en").lines())
     with pytest.raises(UserError, match="cannot be opened"):

@@ -69,3 +69,22 @@ def test_t10_in_a_sweep_it_must_be_idle_in_every_point(capsys):
     assert run.main(["-m", "weight_kd=0,1", "temperature=2", "dry_run=true"]) == 0
     assert run.main(["-m", "weight_kd=0", "temperature=1,2", "dry_run=true"]) == 1
     assert "temperature has no effect in any point of the sweep" in capsys.readouterr().err
+
+
+def test_t10_a_group_that_works_in_one_point_is_no_mistake(capsys):
+    assert run.main(["-m", "teacher_cache=hidden", "weight_kd=0,1", "dry_run=true"]) == 0
+    assert run.main(["-m", "teacher_cache=hidden", "weight_kd=0", "seed=1,2", "dry_run=true"]) == 1
+    assert "teacher_cache has no effect in any point of the sweep" in capsys.readouterr().err
+    mixes = ["mix=0.5", "weight_pseudo=0", "dry_run=true"]
+    assert run.main(["-m", "recipe=word_kd,hybrid", *mixes]) == 0
+    assert run.main(["-m", "recipe=word_kd", "seed=1,2", *mixes]) == 1
+    assert "mix has no effect in any point of the sweep" in capsys.readouterr().err
+
+
+def test_two_runs_of_a_grid_never_share_a_name(capsys):
+    assert run.main(["-m", "until=teacher,student", "dry_run=true"]) == 1
+    assert "two points are other runs (until=teacher; until=student) but both have the name" in capsys.readouterr().err
+    gathered = ["strategy=fsdp", "trainer.precision=bf16"]
+    one, other = (compose([*gathered, f"strategy.gather={kind}"]) for kind in ("fp32", "bf16"))
+    assert one.point != other.point and "strategy.gather=bf16" in other.point
+    assert compose(["strategy=ddp"]).point == compose([]).point  # which changes no result

@@ -22,7 +22,8 @@ def cluster():
 
 
 def test_a_task_is_what_was_submitted_whatever_is_written_later(tmp_path):
-    text = scripts.script(JOB, sweep="s", folder=tmp_path, cluster=cluster(), report=[])
+    setup = ['[ $# = 0 ] || echo "seen: $@"', "set -- of its own"]  # as a sourced activate reads and changes them
+    text = scripts.script(JOB, sweep="s", folder=tmp_path, cluster={**cluster(), "setup": setup}, report=[])
     text = text.replace(f"{shlex.quote(sys.executable)} -m kdlab.run --point", r"printf '%s\n'")
     assert not list(tmp_path.iterdir())  # nothing beside the script can change it
     for number, overrides in enumerate(OVERRIDES):

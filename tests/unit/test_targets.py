@@ -9,7 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from kdlab import targets
+from kdlab.artifacts.stage import plan_keys
+from kdlab.compose import compose
 from kdlab.errors import UserError
+from kdlab.recipes.plan import make_plan
 
 SOURCE = """
 import does_not_exist_anywhere
@@ -113,3 +116,20 @@ def test_what_has_no_source_is_imported() -> None:
 def test_build_makes_the_object_with_the_extras() -> None:
     node = OmegaConf.create({"_target_": "fractions.Fraction", "numerator": 3})
     assert targets.build(node, denominator=4) == 0.75
+
+
+def test_code_of_ones_own_is_in_the_key_of_what_it_makes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    term = "from kdlab.objectives.word_kd import WordKD\n\n\nclass Mine(WordKD):\n    {}\n"
+
+    def keys(body):
+        (tmp_path / "mine_in_key.py").write_text(term.format(body))
+        plan = make_plan(compose(["objective.terms.kd.term._target_=mine_in_key.Mine"]).cfg)
+        return plan_keys(plan), {step.name for step in plan if step.code}
+
+    (one, own), (same, _), (other, _) = keys("pass"), keys("pass"), keys("share = 0.5")
+    assert own == {"student"} and one == same
+    assert {name for name in one if one[name] != other[name]} == {"student", "evaluate"}
+    assert not any(step.code for step in make_plan(compose([]).cfg))
+    assert targets.own_source("torch.optim.Adam") is targets.own_source("os.path.join") is None
