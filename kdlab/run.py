@@ -58,7 +58,13 @@ def execute(composed: compose.Composed) -> None:
         "config": OmegaConf.to_container(cfg, resolve=True),
         "steps": {step.name: {"stage": step.stage, "key": keys[step.name]} for step in plan},
     }
-    files.write_json(folder / "run.json", record)
+    try:
+        files.write_json(folder / "run.json", record)
+    except OSError as error:
+        raise UserError(
+            f"the run's folder {folder} cannot be written ({error.strerror}), and its result has to go there; mend its "
+            "permissions or free some space, or write paths.runs=<a folder of yours>"
+        ) from error
     for step in plan:
         if step.local.get("loggers"):
             step.local["run"] = str(folder)  # loggers show its name and its configuration

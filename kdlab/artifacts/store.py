@@ -131,10 +131,7 @@ class Store:
                 attempts.begin(work)
                 summary = step.run(work, dict(inputs), copy.deepcopy(step.params), copy.deepcopy(step.local))
                 if lease.lost:
-                    raise UserError(
-                        f"step '{step.name}' was taken over by another process while this one was not heard of; two "
-                        "runs of one step would overwrite each other, so this one stops; run the same command again"
-                    )
+                    raise _taken_over(step)
                 spent = attempts.finish()
                 if (work / SCRATCH).is_symlink():  # the work of many is kept until the manifest is there
                     (work / SCRATCH).unlink()
@@ -146,6 +143,8 @@ class Store:
             published = True
         except BaseException as error:
             attempts.stop()
+            if lease.lost and isinstance(error, OSError):  # whoever took it over has renamed the folder
+                raise _taken_over(step) from error
             if _disk_is_full(error, self.root):
                 raise UserError(
                     f"the disk of {self.root} is full; step '{step.name}' could not go on; finished steps are kept, "
@@ -243,6 +242,13 @@ def _manifest(
         **spent,
         "summary": summary,
     }
+
+
+def _taken_over(step: Step) -> UserError:
+    return UserError(
+        f"step '{step.name}' was taken over by another process while this one was not heard of; two runs of one step "
+        "would overwrite each other, so this one stops; run the same command again"
+    )
 
 
 def _disk_is_full(error: BaseException, root: Path) -> bool:

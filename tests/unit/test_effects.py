@@ -88,3 +88,9 @@ def test_two_runs_of_a_grid_never_share_a_name(capsys):
     one, other = (compose([*gathered, f"strategy.gather={kind}"]) for kind in ("fp32", "bf16"))
     assert one.point != other.point and "strategy.gather=bf16" in other.point
     assert compose(["strategy=ddp"]).point == compose([]).point  # which changes no result
+
+
+def test_a_folder_of_runs_that_cannot_be_written_is_told(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert run.main([f"paths.runs={tmp_path}/file/runs", f"paths.store={tmp_path}/store", "until=corpus"]) == 1
+    assert "cannot be written (Not a directory)" in capsys.readouterr().err

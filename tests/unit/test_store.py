@@ -284,3 +284,14 @@ def test_who_lost_its_work_folder_makes_no_new_one(tmp_path):
     attempts.note()
     attempts.stop()
     assert [path.name for path in tmp_path.iterdir()] == ["key.work-b"]
+
+
+def test_whose_step_was_taken_over_is_told_so_whatever_it_stumbles_over(tmp_path, monkeypatch):
+    def run(out, inputs, params, local):
+        out.rename(out.with_name("theirs"))
+        (out / "file").write_text("late")
+
+    lost = type("Lost", (store_module.files.Lease,), {"lost": property(lambda self: True, lambda self, value: None)})
+    monkeypatch.setattr(store_module.files, "Lease", lost)
+    with pytest.raises(UserError, match="step 'corpus' was taken over by another process"):
+        Store(tmp_path).walk([step("corpus", run=run)])
