@@ -260,6 +260,13 @@ class Progress(Callback):
         self._bar: Any = None
         self._tokens = 0
         self._since = 0.0
+        self._rate = 0.0
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Notes the rate of the step; at its end there is that of the next one."""
+        self._rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Opens the bar where the run stands."""
@@ -278,6 +285,7 @@ class Progress(Callback):
         tokens = ranks.summed({"tokens": self._tokens})["tokens"]
         seconds = self._trained_s() - self._since
         values = {f"train/{name}": float(value) for name, value in outputs.items()}
+        values["train/lr"] = self._rate
         values["train/tokens_per_s"] = tokens / max(seconds, 1e-9)
         values["train/peak_memory_mib"] = runtime.peak_memory_mib()
         shown = f"loss {values['train/loss']:.3f}, {values['train/tokens_per_s']:,.0f} tokens/s"

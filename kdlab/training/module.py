@@ -83,7 +83,7 @@ class StudentModule(lightning.LightningModule):
         return position, [microbatch.to(device) for microbatch in microbatches]
 
     def training_step(self, batch: tuple[Any, list[Batch]], batch_idx: int) -> dict[str, Any]:
-        """One update. Returns what the log shows: mean of each term, loss, gradient norm (before clipping), rate."""
+        """One update. Returns what the log shows: mean of each term, loss, gradient norm (before clipping)."""
         _, step = batch
         units = ranks.summed(self.objective.units(step))
         scales = self.objective.scales(units)
@@ -105,12 +105,11 @@ class StudentModule(lightning.LightningModule):
                 "the last checkpoint is kept; lower optim.lr, lengthen optim.warmup_steps or use trainer.precision=fp32"
             )
         optimizer: Any = self.optimizers()
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         optimizer.step()
         optimizer.zero_grad()
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
-        return {**shown, "grad_norm": grad_norm, "lr": rate}
+        return {**shown, "grad_norm": grad_norm}
 
     @torch.no_grad()
     def validate(self, batches: Iterable[Batch]) -> dict[str, float]:
