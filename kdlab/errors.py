@@ -35,16 +35,13 @@ def memory_may_run_out(instead: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        told = str(error)
-        if (
-            not isinstance(error, MemoryError)
-            and type(error).__name__ != "OutOfMemoryError"
-            and CPU_IS_FULL not in told
-        ):
+        first = str(error).partition("\n")[0]
+        is_full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or CPU_IS_FULL in first
+        if not is_full:
             raise
         raise UserError(
-            f"memory ran out ({told.partition(chr(10))[0] or type(error).__name__}), and so it would again; what was "
-            f"finished and the last checkpoint are kept: {instead}, and give the command again"
+            f"memory ran out ({first or type(error).__name__}), and so it would again; what was finished and the last "
+            f"checkpoint are kept: {instead}, and give the command again"
         ) from error
 
 

@@ -39,9 +39,8 @@ def points(
         asked = [key for key in composed.values if key not in works]
         told = [*composed.unused, *effects.idle(composed.unresolved, asked, plan)]
         here = {one.partition(NOTHING)[0]: one.partition("=")[0] for one in told}
-        works |= {*asked} - {*here.values()} | {f"{group}={choice}" for group, choice in composed.choices.items()} - {
-            *here
-        }
+        chosen = {f"{group}={choice}" for group, choice in composed.choices.items()}
+        works |= (set(asked) - set(here.values())) | (chosen - set(here))
         idle |= here
         found.append(composed)
     nowhere = dict.fromkeys(name for told, name in idle.items() if not {told, name} & works)
@@ -58,8 +57,10 @@ def _same_name(found: Sequence[compose.Composed], plan: Plan) -> Iterator[str]:
     for composed in found:
         named.setdefault((composed.cfg.name, composed.point), []).append(composed)
     for (name, point), some in named.items():
-        runs = [(one.cfg.until, _asks(plan(one.cfg))) for one in some] if len(some) > 1 else []
-        other = next((one for one, run in zip(some, runs, strict=False) if run != runs[0]), None)
+        if len(some) == 1:
+            continue
+        runs = [(one.cfg.until, _asks(plan(one.cfg))) for one in some]
+        other = next((one for one, run in zip(some, runs, strict=True) if run != runs[0]), None)
         if other is not None:
             mine, its = (
                 " ".join(o for o in a.overrides if o not in b.overrides)

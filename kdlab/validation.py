@@ -78,10 +78,8 @@ def _sources(cfg: DictConfig) -> Iterator[str]:
         for path, entry in entries.items():
             if not (isinstance(entry, DictConfig) and "_target_" in entry):
                 plain = OmegaConf.to_container(entry) if OmegaConf.is_config(entry) else entry
-                yield (
-                    f"data.{path} must be a source of text with a _target_, as in conf/data, got {plain!r}; to leave a "
-                    "test set out write evaluate.tests=[<the others>]"
-                )
+                others = "; to leave a test set out write evaluate.tests=[<the others>]" if part == "tests" else ""
+                yield f"data.{path} must be a source of text with a _target_, as in conf/data, got {plain!r}{others}"
 
 
 def _value(
