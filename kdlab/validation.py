@@ -66,18 +66,18 @@ def _section(node: DictConfig, kind: type, path: str, leaves: list[str]) -> Iter
 
 def _sources(cfg: DictConfig) -> Iterator[str]:
     """Sets of text that nothing can be built of; null does not take one away."""
-    for part in ("train", "valid", "tests"):
-        node = OmegaConf.select(cfg, f"data.{part}", throw_on_missing=False, throw_on_resolution_failure=False)
-        if part == "valid":
-            entries = {"valid": node}
-        else:
-            keys: Any = (
-                node if isinstance(node, DictConfig) else range(len(node)) if isinstance(node, ListConfig) else ()
-            )
-            entries = {f"{part}.{key}": OmegaConf.select(node, str(key), throw_on_missing=False) for key in keys}
+    data: Any = cfg._get_node("data")
+    for part in ("train", "valid", "tests") if isinstance(data, DictConfig) else ():
+        node: Any = data._get_node(part)
+        keys: Any = (
+            list(node) if isinstance(node, DictConfig) else range(len(node)) if isinstance(node, ListConfig) else ()
+        )
+        entries = {"valid": node} if part == "valid" else {f"{part}.{key}": node._get_node(key) for key in keys}
         for path, entry in entries.items():
-            if not (isinstance(entry, DictConfig) and "_target_" in entry):
-                plain = OmegaConf.to_container(entry) if OmegaConf.is_config(entry) else entry
+            if entry is None or entry._is_interpolation() or entry._is_missing():
+                continue  # told elsewhere
+            if not (isinstance(entry, DictConfig) and not entry._is_none() and "_target_" in entry):
+                plain = OmegaConf.to_container(entry) if isinstance(entry, Container) else entry._value()
                 others = "; to leave a test set out write evaluate.tests=[<the others>]" if part == "tests" else ""
                 yield f"data.{path} must be a source of text with a _target_, as in conf/data, got {plain!r}{others}"
 

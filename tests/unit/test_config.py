@@ -348,3 +348,12 @@ def test_a_sweep_expands_to_its_points() -> None:
     assert points == [
         [f"seed={seed}", "temperature=1", f"student={student}"] for seed in (1, 2) for student in ("toy_1x1", "toy_2x2")
     ]
+
+
+def test_the_name_of_a_test_set_may_have_a_dot(tmp_path):
+    source = "{_target_: kdlab.data.corpus.Toy, split: test, num_lines: 10, seed: 2}"
+    (tmp_path / "data").mkdir()
+    toy = (schema.config_dir() / "data" / "toy.yaml").read_text()
+    (tmp_path / "data" / "dotted.yaml").write_text(toy.replace("tests:", f"tests:\n  v1.5: {source}", 1))
+    found = compose.compose(["data=dotted"], config_dir=tmp_path)
+    assert list(found.cfg.data.tests) == ["v1.5", "toy"]
